@@ -1,0 +1,76 @@
+/**
+ * Builds everything that is shipped into build/: the native system calls, one bundle per entry, the launchers.
+ * `npx tsx hack/build.ts`; called by `make build`.
+ */
+import { execFileSync } from 'node:child_process';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { buildSync } from 'esbuild';
+
+const ROOT = join(__dirname, '..');
+const OUT = join(ROOT, 'build');
+
+/** Entry file -> bundle. Entries that do not exist yet are skipped with a word. */
+const BUNDLES: readonly { readonly entry: string; readonly out: string }[] = [
+  { entry: 'shim/main.ts', out: 'shim.cjs' },
+  { entry: 'kata-runtime/main.ts', out: 'kata-runtime.cjs' },
+  { entry: 'guest/agent/main.ts', out: 'agent.cjs' },
+];
+
+const LAUNCHERS: readonly string[] = ['containerd-shim-kata-v2', 'kata-runtime'];
+
+function isNewer(output: string, ...inputs: string[]): boolean {
+  return existsSync(output) && inputs.every((input) => statSync(output).mtimeMs >= statSync(input).mtimeMs);
+}
+
+function buildNative(): void {
+  const source = join(ROOT, 'base/native/sys.c');
+  const output = join(OUT, 'sys.node');
+  if (isNewer(output, source)) {
+    return;
+  }
+  const include = join(dirname(require.resolve('node-api-headers/package.json')), 'include');
+  execFileSync(
+    'gcc',
+    ['-O2', '-s', '-Wall', '-Werror', '-shared', '-fPIC', '-nostdlib', '-fno-stack-protector', '-Wl,--build-id=none', `-I${include}`, '-o', output, source],
+    { stdio: 'inherit' },
+  );
+}
+
+function buildBundles(): void {
+  for (const { entry, out } of BUNDLES) {
+    if (!existsSync(join(ROOT, entry))) {
+      console.log(`skip ${entry}: not there yet`);
+      continue;
+    }
+    buildSync({
+      absWorkingDir: ROOT,
+      entryPoints: [entry],
+      outfile: join(OUT, out),
+      bundle: true,
+      platform: 'node',
+      target: 'node20',
+      format: 'cjs',
+      minify: true,
+      keepNames: true,
+      sourcemap: 'linked',
+      logLevel: 'warning',
+      tsconfig: join(ROOT, 'tsconfig.json'),
+    });
+  }
+}
+
+function copyLaunchers(): void {
+  for (const name of LAUNCHERS) {
+    const source = join(ROOT, 'hack', 'launchers', name);
+    if (existsSync(source)) {
+      copyFileSync(source, join(OUT, name));
+      chmodSync(join(OUT, name), 0o755);
+    }
+  }
+}
+
+mkdirSync(OUT, { recursive: true });
+buildNative();
+buildBundles();
+copyLaunchers();
