@@ -69,7 +69,7 @@ export class Logger {
     if (SEVERITY[level] < SEVERITY[this.target.level]) {
       return;
     }
-    const words = [`time="${new Date().toISOString()}"`, `level=${level}`, `msg=${logfmtValue(message)}`];
+    const words = [`time="${new Date().toISOString()}"`, `level=${level === 'warn' ? 'warning' : level}`, `msg=${logfmtValue(message)}`];
     for (const [key, value] of Object.entries({ ...this.fields, ...fields })) {
       if (value !== undefined) {
         words.push(`${key}=${logfmtValue(value)}`);
