@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Host } from '../support/host';
+import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+
+let host: Host;
+let clean: Inventory;
+
+before(async () => {
+  clean = takeInventory();
+  host = await Host.start('qemu');
+});
+
+after(async () => {
+  await host.stop();
+  assert.deepEqual(await leakedSince(clean), []);
+});
+
+test('containerd is killed and comes back: running and stopped tasks have their right status', async () => {
+  await host.runDetached('running', ['sleep', '100000']);
+  await host.runDetached('stopped', ['sh', '-c', 'exit 21']);
+  await host.waitForStatus('stopped', 'STOPPED');
+  await host.runDetached('ends-meanwhile', ['sh', '-c', 'sleep 4; exit 22']);
+  await host.containerd.end('SIGKILL');
+  await new Promise((resolve) => setTimeout(resolve, 6000));
+  await host.containerd.launch();
+  assert.equal(await host.status('running'), 'RUNNING');
+  assert.equal(await host.status('stopped'), 'STOPPED');
+  await host.waitForStatus('ends-meanwhile', 'STOPPED');
+  assert.equal((await host.exec('running', ['echo', 'still here'])).stdout, 'still here\n');
+  const removed = await host.ctr(['tasks', 'rm', 'stopped']);
+  assert.match(removed.stderr, /status 21/);
+  const meanwhile = await host.ctr(['tasks', 'rm', 'ends-meanwhile']);
+  assert.match(meanwhile.stderr, /status 22/);
+  for (const id of ['running', 'stopped', 'ends-meanwhile']) {
+    await host.remove(id);
+  }
+});

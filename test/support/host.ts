@@ -1,0 +1,161 @@
+/** One private containerd with our shim, our image and a configuration: what an integration test runs against. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { TtrpcClient } from 'ttrpc-ts';
+import { IMAGE, makeBusyboxImage } from '../../hack/busybox-image';
+import { PrivateContainerd, ROOT, type CommandResult, type ContainerdOptions } from '../../hack/private-containerd';
+
+export { IMAGE };
+export const RUNTIME = 'io.containerd.kata.v2';
+
+export type HypervisorName = 'qemu' | 'mock';
+
+/** Values for keys of configuration.toml by section, as TOML literals. */
+export type ConfigOverrides = Readonly<Record<string, Readonly<Record<string, string>>>>;
+
+/** A configuration for the guest in build/guest; `overrides` replaces and adds keys. */
+export function configText(hypervisor: HypervisorName, overrides: ConfigOverrides = {}): string {
+  const base: Record<string, Record<string, string>> = {
+    [`hypervisor.${hypervisor}`]:
+      hypervisor === 'mock'
+        ? { path: `"${process.execPath}"` }
+        : {
+            path: '"/usr/bin/qemu-system-x86_64"',
+            kernel: `"${join(ROOT, 'build/guest/vmlinux')}"`,
+            initrd: `"${join(ROOT, 'build/guest/initrd.img')}"`,
+            default_memory: '1024',
+          },
+    runtime: { internetworking_model: '"tcfilter"', disable_guest_seccomp: 'true' },
+  };
+  for (const [section, values] of Object.entries(overrides)) {
+    const name = section === 'hypervisor' ? `hypervisor.${hypervisor}` : section;
+    base[name] = { ...base[name], ...values };
+  }
+  return Object.entries(base)
+    .map(([section, values]) => `[${section}]\n${Object.entries(values).map(([key, value]) => `${key} = ${value}\n`).join('')}`)
+    .join('\n');
+}
+
+export interface RunOptions {
+  readonly args?: readonly string[];
+  readonly input?: string | Buffer;
+  readonly timeoutMs?: number;
+  readonly namespace?: string;
+}
+
+export class Host {
+  private constructor(
+    readonly containerd: PrivateContainerd,
+    readonly folder: string,
+  ) {}
+
+  static async start(hypervisor: HypervisorName = 'qemu', overrides: ConfigOverrides = {}, options: ContainerdOptions = {}): Promise<Host> {
+    if (!existsSync(join(ROOT, 'build/shim.cjs'))) {
+      throw new Error('build/shim.cjs is missing: run make build guest');
+    }
+    const folder = mkdtempSync(join(tmpdir(), 'kata-ts-host-'));
+    const image = join(ROOT, 'build/busybox.tar');
+    makeBusyboxImage(image);
+    writeFileSync(join(folder, 'configuration.toml'), configText(hypervisor, overrides));
+    const env = { KATA_CONF_FILE: join(folder, 'configuration.toml'), ...options.env };
+    const containerd = await PrivateContainerd.start({ ...options, env });
+    const imported = await containerd.ctr(['images', 'import', image]);
+    if (imported.code !== 0) {
+      throw new Error(`import failed: ${imported.stderr}`);
+    }
+    return new Host(containerd, folder);
+  }
+
+  /** Writes one more configuration file for `--runtime-config-path`; returns its path. */
+  config(name: string, text: string): string {
+    const folder = join(this.folder, name);
+    mkdirSync(folder, { recursive: true });
+    const path = join(folder, 'configuration.toml');
+    writeFileSync(path, text);
+    return path;
+  }
+
+  async stop(): Promise<void> {
+    await this.containerd.stop();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** `ctr run --rm` in the foreground. */
+  async run(id: string, command: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
+    return this.ctr(['run', '--rm', '--runtime', RUNTIME, ...(options.args ?? []), IMAGE, id, ...command], options);
+  }
+
+  /** `ctr run -d`: returns when the task runs. Throws if it does not. */
+  async runDetached(id: string, command: readonly string[], options: RunOptions = {}): Promise<void> {
+    const done = await this.ctr(['run', '-d', '--runtime', RUNTIME, ...(options.args ?? []), IMAGE, id, ...command], options);
+    if (done.code !== 0) {
+      throw new Error(`run -d ${id} failed: ${done.stderr}\n${this.containerd.log.slice(-3000)}`);
+    }
+  }
+
+  async exec(id: string, command: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
+    const execId = `e${process.hrtime.bigint().toString(36)}`;
+    return this.ctr(['tasks', 'exec', '--exec-id', execId, ...(options.args ?? []), id, ...command], options);
+  }
+
+  /** Kills and deletes task and container; fine if they are gone. */
+  async remove(id: string, options: RunOptions = {}): Promise<CommandResult> {
+    const removed = await this.ctr(['tasks', 'rm', '-f', id], options);
+    await this.ctr(['containers', 'rm', id], options);
+    return removed;
+  }
+
+  async ctr(args: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
+    const { namespace, input, timeoutMs } = options;
+    return this.containerd.ctr([...(namespace === undefined ? [] : ['-n', namespace]), ...args], {
+      ...(input === undefined ? {} : { input }),
+      timeoutMs: timeoutMs ?? 180_000,
+    });
+  }
+
+  /** Status words of `ctr tasks ls`: RUNNING, STOPPED, CREATED, PAUSED; undefined if there is no such task. */
+  async status(id: string): Promise<string | undefined> {
+    const listed = await this.ctr(['tasks', 'ls']);
+    return listed.stdout.split('\n').map((line) => line.trim().split(/\s+/)).find((words) => words[0] === id)?.[2];
+  }
+
+  async waitForStatus(id: string, wanted: string, timeoutMs = 30_000): Promise<void> {
+    const deadline = Date.now() + timeoutMs;
+    let seen: string | undefined;
+    while (Date.now() < deadline) {
+      seen = await this.status(id);
+      if (seen === wanted) {
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`task ${id} is ${seen ?? 'gone'}, not ${wanted}, after ${String(timeoutMs)} ms`);
+  }
+
+  /** A direct connection to the shim of a task, for what ctr cannot say. The caller closes it. */
+  async shimClient(id: string): Promise<TtrpcClient> {
+    const path = readFileSync(join(this.containerd.bundle(id), 'address'), 'utf8').replace('unix://', '');
+    const socket = connect(path);
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+    return new TtrpcClient(socket);
+  }
+
+  shimPid(id: string): number {
+    return Number(readFileSync(join(this.containerd.bundle(id), 'shim.pid'), 'utf8'));
+  }
+
+  vmPid(sandboxId: string): number {
+    const pids = execFileSync('pgrep', ['-f', `sandbox-${sandboxId}( |,|$)`], { encoding: 'utf8' }).trim().split('\n').map(Number);
+    const first = pids[0];
+    if (first === undefined) {
+      throw new Error(`no VMM of sandbox ${sandboxId}`);
+    }
+    return first;
+  }
+}
