@@ -22,7 +22,22 @@ export interface ClientSeat {
 }
 
 /** A stream as its client sees it: sends requests, receives responses. */
-export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
+export interface ClientStream<Req, Res> extends AsyncIterable<Res> {
+  /** The next response; `undefined` after the last one. Rejects with the status that the server ended the stream with. */
+  receive(): Promise<Res | undefined>;
+  /** Sends a request; resolves when there is room for more, rejects once the stream is over or this half is closed. */
+  send(request: Req): Promise<void>;
+  /** Closes our half: no more requests. Responses go on. */
+  closeSend(): Promise<void>;
+  /**
+   * Forgets the stream; what `receive` waits for rejects with the reason, or Canceled. The protocol has no
+   * cancellation: the server learns of it only by our half being closed, where that is open.
+   */
+  cancel(reason?: TtrpcError): void;
+}
+
+/** The client's end of a stream: a receive window, and data frames going out. */
+export class ClientStreamEnd<Req, Res> implements ClientStream<Req, Res>, FrameSink {
   private readonly responses: ReceiveQueue;
   private streamId = 0;
   private isSendClosed: boolean;
@@ -30,7 +45,6 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
   private onDone: (() => void) | undefined;
   private failure: TtrpcError | undefined;
 
-  /** @internal Made by `TtrpcClient.stream`. */
   constructor(
     private readonly method: StreamMethod<Req, Res>,
     private readonly seat: ClientSeat,
@@ -43,7 +57,6 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
     });
   }
 
-  /** The next response; `undefined` after the last one. Rejects with the status that the server ended the stream with. */
   async receive(): Promise<Res | undefined> {
     const bytes = await this.responses.take();
     if (bytes === undefined) {
@@ -67,7 +80,6 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
     }
   }
 
-  /** Sends a request; resolves when there is room for more, rejects once the stream is over or this half is closed. */
   send(request: Req): Promise<void> {
     return this.write(() => {
       const payload = this.method.request.encode(request);
@@ -78,17 +90,12 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
     });
   }
 
-  /** Closes our half: no more requests. Responses go on. */
   closeSend(): Promise<void> {
     const sent = this.write(() => encodeFrame(this.streamId, FrameType.Data, Flag.RemoteClosed | Flag.NoData, EMPTY));
     this.isSendClosed = true;
     return sent;
   }
 
-  /**
-   * Forgets the stream; what `receive` waits for rejects with Canceled. The protocol has no cancellation: the server
-   * learns of it only by our half being closed, where that is open.
-   */
   cancel(reason?: TtrpcError): void {
     if (this.isDone) {
       return;
@@ -101,13 +108,12 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
     this.finish(reason ?? new TtrpcError('Canceled', 'stream was canceled'));
   }
 
-  /** @internal Sends the request frame; `onDone` runs once, when the stream is over. */
+  /** Tells the stream its id (0: not sent yet); `onDone` runs once, when the stream is over. */
   open(streamId: number, onDone: () => void): void {
     this.streamId = streamId;
     this.onDone = onDone;
   }
 
-  /** @internal */
   onFrame(frame: Frame): void {
     if (frame.rejectedBytes > 0) {
       this.finish(oversizeError(frame.rejectedBytes, this.seat.maxMessageBytes));
@@ -118,7 +124,6 @@ export class ClientStream<Req, Res> implements AsyncIterable<Res>, FrameSink {
     }
   }
 
-  /** @internal */
   onClose(error: TtrpcError): void {
     this.finish(error);
   }

@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream';
-import { ClientStream, type ClientSeat, type FrameSink } from './client-stream';
+import { ClientStreamEnd, type ClientSeat, type ClientStream, type FrameSink } from './client-stream';
 import { Connection, DEFAULT_MAX_QUEUED_BYTES } from './connection';
 import { decodeResponse, encodeRequestFrame, setStreamId } from './envelope';
 import { closedError, oversizeError, textOf, toTtrpcError, TtrpcError } from './errors';
@@ -121,7 +121,7 @@ export class TtrpcClient {
         this.sinks.delete(streamId);
       },
     };
-    const stream = new ClientStream(codecs, seat);
+    const stream = new ClientStreamEnd(codecs, seat);
     const endWatch = watch(options, (error) => stream.cancel(error));
     stream.open(0, endWatch);
     this.start(frame, stream, (streamId) => stream.open(streamId, endWatch));
