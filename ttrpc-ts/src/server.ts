@@ -67,7 +67,7 @@ export class TtrpcServer {
   }
 
   /** Adds a service. Throws on a handler that no method has, or a name that is taken. */
-  register<D extends ServiceDefinition>(definition: D, handlers: Handlers<D>): this {
+  register<D extends ServiceDefinition>(definition: D, handlers: NoInfer<Handlers<D>>): this {
     if (this.services.has(definition.name)) {
       throw new TtrpcError('AlreadyExists', `service "${definition.name}" is registered already`);
     }

@@ -40,6 +40,21 @@ export async function socketPair(t: TestContext): Promise<[Socket, Socket]> {
   return [left, right];
 }
 
+/** Two connected TCP sockets on the loopback: only these can be reset. */
+export async function tcpPair(): Promise<[Socket, Socket]> {
+  const listener = createServer();
+  const accepted = new Promise<Socket>((resolve) => listener.once('connection', resolve));
+  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  const address = listener.address();
+  if (address === null || typeof address === 'string') {
+    throw new Error('not a TCP listener');
+  }
+  const socket = connect(address.port, '127.0.0.1');
+  await new Promise((resolve) => socket.once('connect', resolve));
+  listener.close();
+  return [socket, await accepted];
+}
+
 /** A request frame of any stream id. */
 export function requestFrame(streamId: number, request: Partial<RequestEnvelope>, flags = 0): Buffer {
   const none = { service: '', method: '', payload: new Uint8Array(0), timeoutNano: 0n, metadata: undefined };
