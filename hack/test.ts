@@ -81,7 +81,7 @@ function runChecks(): Totals {
 async function main(argv: readonly string[]): Promise<void> {
   const onlyAt = argv.indexOf('--only');
   const only = onlyAt < 0 ? undefined : argv[onlyAt + 1];
-  const suites = argv.filter((word, index) => onlyAt < 0 || (index !== onlyAt && index !== onlyAt + 1));
+  const suites = argv.filter((_, index) => onlyAt < 0 || (index !== onlyAt && index !== onlyAt + 1));
   const all: Totals = { passed: 0, failed: 0, skipped: 0 };
   for (const suite of suites) {
     const started = Date.now();

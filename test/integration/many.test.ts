@@ -29,7 +29,7 @@ function footprint(host: Host): { rssKib: number; descriptors: number; files: nu
   const status = readFileSync(`/proc/${String(host.containerd.pid)}/status`, 'utf8');
   const files = ['/run/vc', '/run/kata-containers', '/run/containerd/s', host.containerd.folder].flatMap((folder) => {
     try {
-      return readdirSync(folder, { recursive: true });
+      return readdirSync(folder, { recursive: true, encoding: 'utf8' });
     } catch {
       return [];
     }

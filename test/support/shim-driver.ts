@@ -1,0 +1,191 @@
+/**
+ * Drives the real shim as containerd does, without containerd: bundle, `start`, task RPCs over ttrpc, FIFOs, `delete`.
+ * For benchmarks, and for tests that need an RPC which ctr does not send.
+ */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, Socket } from 'node:net';
+import { join } from 'node:path';
+import { serviceFromTsProto, TtrpcClient, type UnaryMethod } from 'ttrpc-ts';
+import { TaskDefinition } from '../../gen/containerd/task/v2';
+import type { OciSpec } from '../../base/oci-spec';
+import { makeBusyboxImage } from '../../hack/busybox-image';
+import { ROOT, unpackDebian } from '../../hack/private-containerd';
+
+const service = serviceFromTsProto(TaskDefinition);
+type Methods = (typeof service)['methods'];
+type MethodName = keyof Methods;
+type RequestOf<M> = M extends UnaryMethod<infer Req, unknown> ? Req : never;
+type ResponseOf<M> = M extends UnaryMethod<never, infer Res> ? Res : M extends { readonly response: { decode(bytes: Uint8Array): infer Res } } ? Res : never;
+
+/** One connection to a shim. */
+export class TaskClient {
+  private constructor(private readonly client: TtrpcClient) {}
+
+  static async connect(address: string): Promise<TaskClient> {
+    const socket = connect(address.replace('unix://', ''));
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+    return new TaskClient(new TtrpcClient(socket));
+  }
+
+  /** Fields that are left out have their proto3 zero value. */
+  async call<N extends MethodName>(name: N, request: Partial<RequestOf<Methods[N]>>, timeoutMs = 120_000): Promise<ResponseOf<Methods[N]>> {
+    const definition = Object.values(TaskDefinition.methods).find((method) => method.name === name);
+    if (definition === undefined) {
+      throw new Error(`no method ${name}`);
+    }
+    const codecs = service.methods[name] as unknown as UnaryMethod<unknown, ResponseOf<Methods[N]>>;
+    const message: unknown = definition.requestType.fromPartial(request);
+    return this.client.call(service.name, name, codecs, message, { timeoutMs });
+  }
+
+  close(): void {
+    this.client.close();
+  }
+}
+
+/** A busybox root file system in a folder (made once per process, below build/). */
+export function busyboxRootfs(target: string): void {
+  const image = join(ROOT, 'build/busybox.tar');
+  makeBusyboxImage(image);
+  mkdirSync(target, { recursive: true });
+  const layers = execFileSync('sh', ['-c', `tar -xOf ${image} ./index.json`]).toString();
+  const digestOf = (json: string, key: string): string => new RegExp(`"${key}"[^]*?"digest":"sha256:([0-9a-f]+)"`).exec(json)?.[1] ?? '';
+  const manifest = execFileSync('sh', ['-c', `tar -xOf ${image} ./blobs/sha256/${digestOf(layers, 'manifests')}`]).toString();
+  execFileSync('sh', ['-c', `tar -xOf ${image} ./blobs/sha256/${digestOf(manifest, 'layers')} | tar -xf - -C ${target}`]);
+}
+
+/** A spec like the one of `ctr run`, from runc's default. */
+export function defaultSpec(args: readonly string[], rootfs: string): OciSpec {
+  const runc = join(unpackDebian('containerd', ['containerd', 'runc']), 'usr/sbin/runc');
+  const folder = mkdtempSync('/tmp/kata-ts-spec-');
+  try {
+    execFileSync(runc, ['spec', '--bundle', folder]);
+    const spec = JSON.parse(execFileSync('cat', [join(folder, 'config.json')]).toString()) as OciSpec;
+    return { ...spec, root: { path: rootfs, readonly: false }, process: { ...spec.process, terminal: false, args: [...args] } };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+export interface DriverOptions {
+  readonly config: string;
+  readonly namespace?: string;
+  readonly shim?: string;
+}
+
+/** A sandbox with one container, driven step by step. */
+export class ShimDriver {
+  readonly bundle: string;
+  address = '';
+  private task: TaskClient | undefined;
+
+  constructor(
+    readonly id: string,
+    folder: string,
+    private readonly options: DriverOptions,
+  ) {
+    this.bundle = join(folder, id);
+  }
+
+  private environment(): NodeJS.ProcessEnv {
+    return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', KATA_CONF_FILE: this.options.config };
+  }
+
+  private verb(action: string, extra: readonly string[]): string {
+    const shim = this.options.shim ?? join(ROOT, 'build/containerd-shim-kata-v2');
+    const args = ['-namespace', this.options.namespace ?? 'driver', '-address', '/run/kata-ts/driver.sock', '-publish-binary', 'true', '-id', this.id, ...extra, action];
+    const done = spawnSync(shim, args, { cwd: this.bundle, env: this.environment(), encoding: 'latin1', timeout: 30_000 });
+    if (done.status !== 0) {
+      throw new Error(`${action} ended with ${String(done.status)}: ${done.stdout}${done.stderr}`);
+    }
+    return done.stdout;
+  }
+
+  /** Writes bundle and FIFOs, runs `start`, connects. */
+  async start(spec: OciSpec): Promise<void> {
+    mkdirSync(join(this.bundle, 'rootfs'), { recursive: true });
+    writeFileSync(join(this.bundle, 'config.json'), JSON.stringify(spec));
+    execFileSync('mkfifo', [join(this.bundle, 'log')]);
+    this.address = this.verb('start', []).trim();
+    this.task = await TaskClient.connect(this.address);
+  }
+
+  get client(): TaskClient {
+    if (this.task === undefined) {
+      throw new Error('not started');
+    }
+    return this.task;
+  }
+
+  /** Makes a FIFO pair for a process; reads everything that comes out. */
+  output(name: string): OutputFifo {
+    return new OutputFifo(join(this.bundle, `${name}-stdout`));
+  }
+
+  /** Ends what is left: kill, delete, shutdown, the `delete` verb, the bundle. */
+  async end(): Promise<void> {
+    const ignore = (): undefined => undefined;
+    if (this.task !== undefined) {
+      await this.task.call('Kill', { id: this.id, signal: 9, all: true }).catch(ignore);
+      await this.task.call('Wait', { id: this.id }, 20_000).catch(ignore);
+      await this.task.call('Delete', { id: this.id }, 20_000).catch(ignore);
+      await this.task.call('Shutdown', { id: this.id }, 20_000).catch(ignore);
+      this.task.close();
+    }
+    this.verb('delete', ['-bundle', this.bundle]);
+    rmSync(this.bundle, { recursive: true, force: true });
+  }
+}
+
+/** The reading end of a process's stdout FIFO. */
+export class OutputFifo {
+  readonly firstByte: Promise<number>;
+  readonly ended: Promise<number>;
+  private readonly socket: Socket;
+  bytes = 0;
+  text = '';
+
+  constructor(readonly path: string) {
+    execFileSync('mkfifo', [path]);
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    this.socket = new Socket({ fd, readable: true, writable: false });
+    let first: (at: number) => void = () => undefined;
+    this.firstByte = new Promise((resolve) => {
+      first = resolve;
+    });
+    this.ended = new Promise((resolve) => {
+      this.socket.on('end', () => resolve(this.bytes));
+    });
+    this.socket.on('data', (chunk: Buffer) => {
+      if (this.bytes === 0) {
+        first(performance.now());
+      }
+      this.bytes += chunk.length;
+      if (this.text.length < 65536) {
+        this.text += chunk.toString('latin1');
+      }
+    });
+  }
+
+  close(): void {
+    this.socket.destroy();
+    rmSync(this.path, { force: true });
+  }
+}
+
+/** Reads what a FIFO holds right now without waiting. */
+export function drainFifo(path: string): string {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const buffer = Buffer.alloc(65536);
+    return buffer.toString('latin1', 0, readSync(fd, buffer));
+  } catch {
+    return '';
+  } finally {
+    closeSync(fd);
+  }
+}
