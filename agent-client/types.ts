@@ -227,6 +227,8 @@ export interface ConnectOptions {
   /** Overall time for dialling and handshake; the configuration key named in the error is `dial_timeout`. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal;
+  /** Time-out of calls that have none of their own; 60 000 unless given (300 000 for a sandbox of a remote hypervisor). */
+  readonly defaultTimeoutMs?: number;
   /** For kata_shim_agent_rpc_durations_histogram_milliseconds; `request` is the message name, e.g. `CreateContainerRequest`. */
   readonly onCall?: (request: string, durationMs: number, ok: boolean) => void;
 }
