@@ -98,7 +98,10 @@ export interface AgentConfig {
   /** Seconds; 0 = 30 (60 under TCG). */
   readonly dialTimeout: number;
   readonly kernelModules: readonly string[];
+  /** Bytes; 0: the kernel's default. Set by annotation only. */
   readonly containerPipeSize: number;
+  /** Everything else that the schema knows for the agent, by its TOML key. */
+  readonly other?: Readonly<Record<string, unknown>>;
 }
 
 export interface FactoryConfig {
@@ -134,8 +137,8 @@ export interface RuntimeConfig {
   readonly agent: AgentConfig;
   readonly factory: FactoryConfig;
   readonly runtime: RuntimeSection;
-  /** Where each value that is not a default comes from: `hypervisor.qemu.kernel` -> file, drop-in or annotation. */
+  /** Where each value that was set comes from: `hypervisor.qemu.kernel` -> `<file>:<line>` or `annotation <name>`; tables too. */
   readonly sources: ReadonlyMap<string, string>;
-  /** Known keys of upstream that are set but not supported yet; reported once at load. */
+  /** What was set but is not supported yet, ignored or put right (clamped); one sentence each, for one report at load. */
   readonly warnings: readonly string[];
 }
