@@ -241,6 +241,16 @@ export function setNonblocking(fd: number): void {
   check(call('fcntl', fd, 4, flags | 0o4000), 'fcntl F_SETFL');
 }
 
+/** A close-on-exec duplicate of a descriptor; the caller owns it. */
+export function duplicate(fd: number): number {
+  return check(call('fcntl', fd, 1030, 0), 'fcntl F_DUPFD_CLOEXEC');
+}
+
+/** Sets the capacity of a pipe (F_SETPIPE_SZ); false where the kernel refuses. */
+export function setPipeSize(fd: number, sizeBytes: number): boolean {
+  return call('fcntl', fd, 1031, sizeBytes) >= 0;
+}
+
 /** dup3(2) with O_CLOEXEC. */
 export function duplicateOnto(from: number, onto: number): void {
   check(call('dup3', from, onto, 0o2000000), 'dup3');
