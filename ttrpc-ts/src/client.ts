@@ -122,7 +122,15 @@ export class TtrpcClient {
       },
     };
     const stream = new ClientStreamEnd(codecs, seat);
-    const endWatch = watch(options, (error) => stream.cancel(error));
+    const endWatch = watch(options, (error) => {
+      if (error.code === 'DeadlineExceeded') {
+        // The server has the same deadline. Telling it would race with its own end of the stream, and data for an
+        // ended stream makes Go's ttrpc 1.2.7 panic.
+        stream.onClose(error);
+      } else {
+        stream.cancel(error);
+      }
+    });
     stream.open(0, endWatch);
     this.start(frame, stream, (streamId) => stream.open(streamId, endWatch));
     return stream;
