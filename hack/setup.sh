@@ -20,7 +20,7 @@ free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
 missing=
 while read -r package proof scope _reason; do
   case $package in '' | '#'*) continue ;; esac
-  [ "$scope" = run ] || [ "$what" = test ] || continue
+  [ "$scope" = run ] || [ "$scope:$what" = test:test ] || continue
   case $proof in
     /*) [ -e "$proof" ] || missing="$missing $package" ;;
     *) command -v "$proof" >/dev/null 2>&1 || missing="$missing $package" ;;
