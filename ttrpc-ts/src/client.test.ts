@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { Duplex } from 'node:stream';
 import { test, type TestContext } from 'node:test';
 import { TtrpcClient, type CallOptions, type ClientOptions } from './client';
@@ -229,4 +230,11 @@ test('connections that are reset leave no call behind', async () => {
     await client.closed;
     assert.equal(client.activeCalls, 0);
   }
+});
+
+test('a connection that cannot be made fails the calls on it with the reason', async () => {
+  const client = new TtrpcClient(connect('/no/such/socket'));
+  const pending = client.call(service, 'Echo', methods.Echo, 'x');
+  await assert.rejects(pending, { code: 'Unavailable', message: /ENOENT.*: ttrpc: closed$/ });
+  assert.match((await client.closed)?.message ?? '', /ENOENT/);
 });

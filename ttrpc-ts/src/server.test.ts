@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync } from 'node:fs';
-import type { Socket } from 'node:net';
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, renameSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import type { CallContext } from './call';
 import { decodeResponse } from './envelope';
@@ -334,4 +336,43 @@ test('a handler for a method that does not exist, and a service twice, are refus
   assert.throws(() => server.register(echoService, handlers as object), { code: 'InvalidArgument' });
   server.register(echoService, {});
   assert.throws(() => server.register(echoService, {}), { code: 'AlreadyExists' });
+});
+
+test('handlers may be an object of a class, and keep their this', async (t) => {
+  class Service {
+    private readonly prefix = 'said ';
+    echo(request: string): string {
+      return this.prefix + request;
+    }
+  }
+  const server = new TtrpcServer().register(echoService, new Service());
+  const path = socketPath(t);
+  await server.listen({ path });
+  t.after(() => server.close());
+  const peer = new RawPeer(await dial(path));
+  peer.send(call(1, 'Echo', 'hi'));
+  assert.equal(read(await peer.next()).text, 'said hi');
+});
+
+test('serves on a descriptor that is bound already, as a shim inherits one', async (t) => {
+  const path = socketPath(t);
+  const listener = createServer().listen(path);
+  const handle: unknown = Reflect.get(listener, '_handle');
+  const fd: unknown = typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;
+  assert.equal(typeof fd, 'number');
+  const program = join(__dirname, 'testing', 'serve-fd.ts');
+  const child = spawn(process.execPath, ['--import', 'tsx', program], { stdio: ['ignore', 'pipe', 'inherit', Number(fd)] });
+  const exited = new Promise((resolve) => child.once('exit', resolve));
+  t.after(async () => {
+    child.kill();
+    await exited;
+  });
+  await new Promise((resolve) => child.stdout?.once('data', resolve));
+  // Closing removes the path that was bound; the child goes on listening under the other name.
+  renameSync(path, `${path}2`);
+  await new Promise((resolve) => listener.close(resolve));
+  const peer = new RawPeer(await dial(`${path}2`));
+  t.after(() => peer.socket.destroy());
+  peer.send(call(1, 'Echo', 'inherited'));
+  assert.equal(read(await peer.next()).text, 'inherited');
 });

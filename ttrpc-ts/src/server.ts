@@ -72,13 +72,20 @@ export class TtrpcServer {
       throw new TtrpcError('AlreadyExists', `service "${definition.name}" is registered already`);
     }
     const routes = new Map<string, Route>();
-    const names = new Map(Object.keys(definition.methods).flatMap((name) => [[name, name], [uncapitalize(name), name]]));
-    for (const [key, handler] of Object.entries(handlers)) {
-      const method = definition.methods[names.get(key) ?? ''];
-      if (method === undefined) {
+    const known = new Set<string>();
+    for (const [name, method] of Object.entries(definition.methods)) {
+      const small = uncapitalize(name);
+      known.add(name).add(small);
+      // Not only own properties: handlers may be an object of a class.
+      const handler: unknown = Reflect.get(handlers, name) ?? Reflect.get(handlers, small);
+      if (handler !== undefined) {
+        routes.set(name, toRoute(method, handler, handlers));
+      }
+    }
+    for (const [key, value] of Object.entries(handlers)) {
+      if (typeof value === 'function' && !known.has(key)) {
         throw new TtrpcError('InvalidArgument', `service "${definition.name}" has no method "${key}"`);
       }
-      routes.set(names.get(key) ?? key, toRoute(method, handler, handlers));
     }
     this.services.set(definition.name, routes);
     return this;
