@@ -52,7 +52,10 @@ function call(name: CallName, ...args: Argument[]): number {
   return native.sys(numbers[name], ...args);
 }
 
-const ERRNO_NAMES = new Map<number, string>(Object.entries(osConstants.errno).map(([name, value]) => [value, name]));
+/** EWOULDBLOCK has EAGAIN's number and comes later in the list: one name per number, the usual one. */
+const ERRNO_NAMES = new Map<number, string>(
+  Object.entries(osConstants.errno).flatMap(([name, value]) => (name === 'EWOULDBLOCK' ? [] : [[value, name]])),
+);
 
 /** An Error with `code` and `errno` like Node's own, so that `codeOf` maps it. */
 export function errnoError(negative: number, what: string): Error {
@@ -97,6 +100,11 @@ export function unmount(target: string, flags: number = UMOUNT.DETACH | UMOUNT.N
   }
   check(result, `unmount ${target}`);
   return true;
+}
+
+/** chroot(2) of the whole process; the working directory stays where it is. */
+export function changeRoot(path: string): void {
+  check(call('chroot', path), `change root to ${path}`);
 }
 
 /** unshare(2) of the calling (main) thread. Never with CLONE.NEWNS once Node's thread pool has started. */
