@@ -4,7 +4,7 @@ import { abortError, sleep, timeoutSignal } from '../base/deadline';
 import { KataError } from '../base/errors';
 import { streamFromFd } from '../base/fd-stream';
 import { encodePreamble, NONCE_BYTES, PreambleScanner } from '../base/serial-preamble';
-import { errnoError, errnoName, pollOnce, socketError, vsockConnect } from '../base/syscalls';
+import { errnoError, pollOnce, socketError, vsockConnect } from '../base/syscalls';
 import type { AgentEndpoint } from './endpoint';
 
 /** How long a VMM may take to answer CONNECT of hybrid vsock, in milliseconds. */
@@ -91,8 +91,8 @@ async function dialVsock(cid: number, port: number, signal: AbortSignal): Promis
     }
     const failure = socketError(fd);
     if (failure < 0) {
-      const text = `connect vsock ${cid}:${port}: ${errnoName(failure)}`;
-      throw KataError.from(errnoError(failure, 'connect'), text);
+      const error = errnoError(failure, `connect vsock ${cid}:${port}`);
+      throw KataError.from(error, error.message);
     }
   } catch (reason) {
     closeSync(fd);
