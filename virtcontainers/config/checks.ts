@@ -156,7 +156,10 @@ function checkRootSize(config: RuntimeConfig, hv: HypervisorConfig, warnings: st
     if (name === 'initrd') {
       refuse(config, key, `${path} has ${String(sizeMiB)} MiB, the VM only ${String(hv.defaultMemory)} MiB of memory`, 'raise default_memory');
     }
-    warnings.push(`${key}: ${path} has ${String(sizeMiB)} MiB, the VM only ${String(hv.defaultMemory)} MiB of memory (default_memory)`);
+    const warning = `${key}: ${path} has ${String(sizeMiB)} MiB, the VM only ${String(hv.defaultMemory)} MiB of memory (default_memory)`;
+    if (!warnings.includes(warning)) {
+      warnings.push(warning);
+    }
   }
 }
 
