@@ -221,7 +221,7 @@ function checkBounds(config: RuntimeConfig, spec: AnnotationSpec, value: ConfigV
   if (spec.key === 'default_maxvcpus' && value > archMaxVcpus(host.arch)) {
     throw badAnnotation(spec.name, `${String(value)} is more than a VM can have, ${String(archMaxVcpus(host.arch))}`, 'ask for fewer');
   }
-  if (spec.key === 'default_memory' && Number(value) < 256) {
+  if (spec.key === 'default_memory' && value < 256) {
     throw badAnnotation(spec.name, `${String(value)} MiB is less than 256`, 'ask for 256 or more');
   }
 }
