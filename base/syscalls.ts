@@ -309,6 +309,25 @@ export function vsockListen(port: number): number {
   return fd;
 }
 
+/** A listening close-on-exec unix stream socket at `path` (at most 107 bytes), for a child to inherit. Caller owns it and the path. */
+export function unixListen(path: string): number {
+  const name = Buffer.from(path);
+  if (name.length > 107 || name.includes(0)) {
+    throw new KataError('InvalidArgument', `listen on ${path}: a socket path is at most 107 bytes`);
+  }
+  const address = Buffer.alloc(3 + name.length);
+  address.writeUInt16LE(1, 0);
+  name.copy(address, 2);
+  const fd = check(call('socket', 1, 1 | 0o2000000, 0), 'make a unix socket');
+  const bound = call('bind', fd, address, address.length);
+  const result = bound < 0 ? bound : call('listen', fd, 16);
+  if (result < 0) {
+    closeSync(fd);
+    check(result, `listen on ${path}`);
+  }
+  return fd;
+}
+
 /** accept4(2) without blocking: the new descriptor, or undefined if nobody waits. Caller owns it. */
 export function acceptRaw(fd: number): number | undefined {
   const result = call('accept4', fd, null, null, 0o2000000 | 0o4000);
