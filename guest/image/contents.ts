@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { KataError } from '../../base/errors';
 import type { Entry } from './cpio';
 import { dropUnloaded } from './elf';
@@ -156,12 +157,18 @@ function moduleEntries(sources: Sources): Entry[] {
     later: ordered(LATER_MODULES).filter((path) => !boot.includes(path)),
     byVirtioId: Object.fromEntries(Object.entries(MODULES_BY_VIRTIO_ID).map(([id, names]) => [id, ordered(names).filter((path) => !boot.includes(path))])),
   };
-  const all = loadOrder([...BOOT_MODULES, ...LATER_MODULES, ...Object.values(MODULES_BY_VIRTIO_ID).flat(), ...ON_DEMAND_MODULES], find);
+  // What the agent loads itself stays as it is; the rest waits compressed for busybox modprobe, which unpacks it.
+  const plain = new Set(loadOrder([...BOOT_MODULES, ...LATER_MODULES, ...Object.values(MODULES_BY_VIRTIO_ID).flat()], find).map(({ name }) => name));
+  const all = loadOrder([...plain, ...ON_DEMAND_MODULES], find).map((module) => (plain.has(module.name) ? module : { ...module, path: `${module.path}.gz` }));
+  const findPacked = (name: string): Module | undefined => all.find((module) => module.name === name);
   const folder = `usr/lib/modules/${release}`;
-  const entries = all.map((module) => file(`${folder}/${module.path}`, bytesOf.get(module.name) ?? Buffer.alloc(0), 0o644));
+  const entries = all.map((module) => {
+    const bytes = bytesOf.get(module.name) ?? Buffer.alloc(0);
+    return file(`${folder}/${module.path}`, plain.has(module.name) ? bytes : gzipSync(bytes, { level: 9 }), 0o644);
+  });
   return [
     ...entries,
-    file(`${folder}/modules.dep`, Buffer.from(modulesDep(all, find)), 0o644),
+    file(`${folder}/modules.dep`, Buffer.from(modulesDep(all, findPacked)), 0o644),
     file(`${folder}/modules.alias`, Buffer.from(modulesAlias(all)), 0o644),
     file(`${folder}/modules.builtin`, readFileSync(join(base, 'modules.builtin')), 0o644),
     file('etc/kata-modules.json', Buffer.from(`${JSON.stringify(lists)}\n`), 0o644),

@@ -22,10 +22,10 @@ export const LATER_MODULES: readonly string[] = [
   'overlay', 'vmw_vsock_virtio_transport', 'virtio_net', 'virtio_blk', 'virtio_rng', '9pnet_virtio', '9p', 'virtiofs', 'ext4', 'virtio_scsi', 'sd_mod',
 ];
 
-/** In the image, loaded by the kernel's own request or by `modprobe`. */
+/** In the image, compressed, loaded by the kernel's own request or by `modprobe`. */
 export const ON_DEMAND_MODULES: readonly string[] = [
   // devices
-  'virtio_balloon', 'virtio_mem', 'virtio_pmem', 'nfit', 'nd_pmem', 'nd_btt', 'loop', 'dm_mod', 'dm_verity', 'vfio_pci', 'nvme', 'sg',
+  'virtio_balloon', 'virtio_mem', 'virtio_pmem', 'nfit', 'nd_pmem', 'nd_btt', 'loop', 'dm_mod', 'dm_verity', 'vfio_pci', 'nvme',
   // file systems
   'xfs', 'erofs', 'squashfs', 'isofs', 'crc32c_generic', 'crc32c_intel',
   // networks: links that containers make, and what a pod's rules use
