@@ -1,0 +1,48 @@
+/** Block devices of the host in a VM: what is attached is detached through the undo stack. */
+import { realpathSync } from 'node:fs';
+import { blockSource, blockStorage } from '../../agent-client/storage';
+import type { AgentDevice, AgentStorage } from '../../agent-client/types';
+import { KataError } from '../../base/errors';
+import type { OciDevice } from '../../base/oci-spec';
+import type { UndoStack } from '../../base/undo';
+import type { GuestBlockAddress, Vm } from '../hypervisor/types';
+import { uniqueHex } from './serial';
+
+/** Plugs a block device in; FailedPrecondition if the VM takes none. */
+export async function attachBlock(undo: UndoStack, vm: Vm, path: string, readOnly: boolean): Promise<GuestBlockAddress> {
+  const { hotplug } = vm;
+  if (hotplug === undefined) {
+    throw new KataError('FailedPrecondition', `attach ${path}: this hypervisor takes no block devices`);
+  }
+  const id = `drive-${uniqueHex()}`;
+  const address = await hotplug.addBlock({ kind: 'block', id, path: realpathSync(path), readOnly });
+  undo.push(`block device ${path}`, async () => {
+    // With the VM everything that is plugged into it is gone.
+    if (vm.facts().alive) {
+      await hotplug.removeBlock(id);
+    }
+  });
+  return address;
+}
+
+export interface BlockMount {
+  readonly device: string;
+  readonly fsType: string;
+  readonly options: readonly string[];
+  readonly readOnly: boolean;
+  readonly guestPath: string;
+}
+
+/** Plugs a device with a file system in; returns the storage that makes the guest mount it. */
+export async function attachMounted(undo: UndoStack, vm: Vm, mount: BlockMount): Promise<AgentStorage> {
+  const address = await attachBlock(undo, vm, mount.device, mount.readOnly);
+  return blockStorage({ address, fstype: mount.fsType, options: mount.options, mountPoint: mount.guestPath });
+}
+
+/** Plugs a block device of the spec in; returns its entry for the agent. `path` is the host's, of the same numbers. */
+export async function attachNode(undo: UndoStack, vm: Vm, device: OciDevice): Promise<AgentDevice> {
+  const path = `/dev/block/${String(device.major ?? 0)}:${String(device.minor ?? 0)}`;
+  const address = await attachBlock(undo, vm, path, false);
+  const { driver, source } = blockSource(address);
+  return { id: source, type: driver, vmPath: address.kind === 'mmio' || address.kind === 'nvdimm' ? source : '', containerPath: device.path };
+}
