@@ -1,0 +1,62 @@
+/** From configuration and bundle to everything that one VM is made from. */
+import { join } from 'node:path';
+import { SHARE_TAG } from '../../agent-client/storage';
+import type { Logger } from '../../base/log';
+import type { OciSpec } from '../../base/oci-spec';
+import { containerType } from '../bundle/container-type';
+import type { RuntimeConfig } from '../config/types';
+import type { DriverCapabilities, SharedFolder, VmSpec } from '../hypervisor/types';
+import { bootSize, sandboxWorkload } from '../resources/vm-sizing';
+
+/** Kernel parameters that tell the agent how to run (virtcontainers-behaviour 3.5, group 7). */
+export function agentParams(config: RuntimeConfig): string[] {
+  const { agent } = config;
+  return [
+    ...(agent.enableDebug ? ['agent.log=debug'] : []),
+    ...(agent.enableTracing ? ['agent.trace=true'] : []),
+    ...(agent.containerPipeSize > 0 ? [`agent.container_pipe_size=${agent.containerPipeSize}`] : []),
+    ...(agent.debugConsoleEnabled ? ['agent.debug_console', 'agent.debug_console_vport=1026'] : []),
+  ];
+}
+
+/** The folder to share, or undefined for `shared_fs = "none"` and VMMs that cannot. */
+export function shareFor(config: RuntimeConfig, capabilities: DriverCapabilities, source: string): SharedFolder | undefined {
+  const { sharedFs } = config.hypervisor;
+  if (sharedFs === 'none' || !capabilities.fsShare) {
+    return undefined;
+  }
+  return { kind: sharedFs === 'virtio-9p' ? 'virtio-9p' : 'virtio-fs', tag: SHARE_TAG, source };
+}
+
+export interface VmSpecInput {
+  readonly sandboxId: string;
+  readonly vmRoot: string;
+  readonly config: RuntimeConfig;
+  readonly spec: OciSpec;
+  readonly share: SharedFolder | undefined;
+  readonly netns: VmSpec['netns'];
+  readonly logger: Logger;
+}
+
+export function vmSpecFor(input: VmSpecInput): VmSpec {
+  const { config, spec } = input;
+  const workload = sandboxWorkload(containerType(spec.annotations), spec.annotations, spec.linux?.resources);
+  for (const warning of workload.warnings) {
+    input.logger.warn(warning);
+  }
+  const { vcpus, memoryMiB } = bootSize(config, workload);
+  return {
+    id: input.sandboxId,
+    directory: join(input.vmRoot, input.sandboxId),
+    config: config.hypervisor,
+    vcpus,
+    memoryMiB,
+    kernelParams: agentParams(config),
+    share: input.share,
+    devices: [],
+    netns: input.netns,
+    template: undefined,
+    debug: config.hypervisor.enableDebug,
+    logger: input.logger,
+  };
+}
