@@ -1,0 +1,81 @@
+/** The guest's half of creating a container (virtcontainers-behaviour 5.5). */
+import { constrainSpec } from '../../agent-client/constrain';
+import type { AgentDevice, AgentStorage } from '../../agent-client/types';
+import { withTimeout } from '../../base/deadline';
+import { isCode, KataError } from '../../base/errors';
+import type { OciSpec } from '../../base/oci-spec';
+import type { UndoStack } from '../../base/undo';
+import { attachMounted, attachNode } from '../device/block';
+import { copyToGuest } from '../fs-share/copy';
+import type { ContainerHost } from './host';
+import type { PreparedContainer } from './prepare';
+import type { ContainerRequest } from './types';
+
+const REMOVE_TIMEOUT_MS = 10_000;
+
+async function attachAll(undo: UndoStack, host: ContainerHost, request: ContainerRequest, prepared: PreparedContainer): Promise<{ storages: AgentStorage[]; devices: AgentDevice[] }> {
+  const storages: AgentStorage[] = [];
+  const devices: AgentDevice[] = [];
+  if (prepared.rootfs.kind === 'block') {
+    storages.push(await attachMounted(undo, host.vm, { ...prepared.rootfs, guestPath: prepared.guestRootPath }));
+  }
+  storages.push(...prepared.planned.storages);
+  for (const volume of prepared.planned.volumes) {
+    storages.push(await attachMounted(undo, host.vm, volume));
+  }
+  if (host.vm.hotplug !== undefined && !host.config.hypervisor.disableBlockDeviceUse) {
+    for (const device of request.spec.linux?.devices ?? []) {
+      if (device.type === 'b') {
+        devices.push(await attachNode(undo, host.vm, device));
+      }
+    }
+  }
+  return { storages, devices };
+}
+
+/** The spec as the agent gets it. */
+function guestSpec(request: ContainerRequest, prepared: PreparedContainer): OciSpec {
+  return {
+    ...request.spec,
+    mounts: [...prepared.planned.mounts],
+    ...(request.spec.process === undefined ? {} : { process: { ...request.spec.process, terminal: request.terminal } }),
+  };
+}
+
+/** Attaches devices, copies files and asks the agent to create the container. What it acquires is on `undo`. */
+export async function createInGuest(undo: UndoStack, host: ContainerHost, request: ContainerRequest, prepared: PreparedContainer): Promise<void> {
+  const { storages, devices } = await attachAll(undo, host, request, prepared);
+  for (const copy of prepared.copies) {
+    await copyToGuest(host.agent, copy);
+  }
+  const { spec, sandboxPidns } = constrainSpec(guestSpec(request, prepared), {
+    guestRootPath: prepared.guestRootPath,
+    seccomp: { supported: host.seccompSupported, disabled: host.config.runtime.disableGuestSeccomp },
+    vfioGuestKernel: host.config.runtime.vfioMode === 'guest-kernel',
+  });
+  const seconds = host.config.runtime.createContainerTimeout;
+  undo.push(`container "${request.id}" in the guest`, () => removeFromGuest(host, request.id));
+  await host.agent.createContainer({
+    containerId: request.id,
+    spec,
+    storages,
+    devices,
+    sandboxPidns,
+    ...(seconds > 0 ? { timeoutMs: seconds * 1000 } : {}),
+  });
+}
+
+/** Removes the container in the guest, with all its processes. Bounded; nothing to do where the guest or the container is gone. */
+export async function removeFromGuest(host: ContainerHost, containerId: string): Promise<void> {
+  if (!host.guestAlive()) {
+    return;
+  }
+  try {
+    await withTimeout(host.agent.removeContainer(containerId), REMOVE_TIMEOUT_MS, () => new KataError('DeadlineExceeded', `remove container "${containerId}" in the guest: no answer within ${REMOVE_TIMEOUT_MS} ms`));
+  } catch (reason) {
+    // Upstream's agent says InvalidArgument for a container that it does not know.
+    if (host.guestAlive() && !isCode(reason, 'NotFound') && !isCode(reason, 'InvalidArgument')) {
+      throw reason;
+    }
+  }
+}
