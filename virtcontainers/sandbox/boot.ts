@@ -1,0 +1,120 @@
+/** Gets a running VM with a connected agent: from the factory, else by booting one. */
+import type { AgentClient } from '../../agent-client/types';
+import { KataError } from '../../base/errors';
+import type { UndoStack } from '../../base/undo';
+import type { Vm, VmSpec, VmState } from '../hypervisor/types';
+import type { SandboxDeps } from './deps';
+import { failureReport } from './failure-report';
+import type { GuestLink } from './link';
+import type { Phases } from './phases';
+import type { SandboxRequest, VmSource } from './types';
+
+export interface BootContext {
+  readonly request: SandboxRequest;
+  readonly deps: SandboxDeps;
+  readonly spec: VmSpec;
+  readonly link: GuestLink;
+  readonly phases: Phases;
+  /** Told as soon as processes exist, before they are used. */
+  readonly onLaunched: (state: VmState) => void;
+  /** Told of the VM as soon as there is one, so that a failure report has its facts. */
+  readonly onVm: (vm: Vm) => void;
+}
+
+export interface BootedVm {
+  readonly vm: Vm;
+  readonly agent: AgentClient;
+  readonly source: VmSource;
+}
+
+const BOOT_KVM_MS = 10_000;
+const BOOT_TCG_MS = 60_000;
+const DIAL_KVM_MS = 30_000;
+const DIAL_TCG_MS = 60_000;
+
+/** A configured time in seconds, or the default for the accelerator. */
+function timeOf(seconds: number, vm: Vm, kvmMs: number, tcgMs: number): number {
+  return seconds > 0 ? seconds * 1000 : vm.facts().accelerator === 'kvm' ? kvmMs : tcgMs;
+}
+
+async function fromFactory(undo: UndoStack, context: BootContext): Promise<BootedVm | undefined> {
+  const { request, spec, link, phases } = context;
+  const { factory } = request;
+  if (factory === undefined) {
+    return undefined;
+  }
+  const found = await phases.time('factory', () => factory.getVm(spec, link.signal));
+  if (found === undefined) {
+    return undefined;
+  }
+  undo.push('the virtual machine', () => found.vm.stop());
+  context.onVm(found.vm);
+  context.onLaunched(found.vm.state());
+  link.watchVm(found.vm);
+  link.watchAgent(found.agent);
+  return found;
+}
+
+async function launch(undo: UndoStack, context: BootContext): Promise<Vm> {
+  const { request, deps, spec, link, phases } = context;
+  const driver = await deps.driverFor(request.config.hypervisor.type);
+  const vm = driver.createVm(spec);
+  undo.push('the virtual machine', () => vm.stop());
+  context.onVm(vm);
+  let end = phases.begin('vm-launch');
+  try {
+    await vm.start({
+      timeoutMs: timeOf(request.config.hypervisor.bootTimeout, vm, BOOT_KVM_MS, BOOT_TCG_MS),
+      signal: link.signal,
+      onLaunched: (state) => {
+        end();
+        end = phases.begin('vm-boot');
+        context.onLaunched(state);
+      },
+    });
+  } finally {
+    end();
+  }
+  link.watchVm(vm);
+  return vm;
+}
+
+async function connect(undo: UndoStack, context: BootContext, vm: Vm): Promise<AgentClient> {
+  const { request, deps, link, phases } = context;
+  const timeoutMs = timeOf(request.config.agent.dialTimeout, vm, DIAL_KVM_MS, DIAL_TCG_MS);
+  const { observer } = request;
+  const began = performance.now();
+  try {
+    const agent = await phases.time('agent-connect', () =>
+      deps.connectAgent(vm.agentUrl, {
+        sandboxId: request.id,
+        timeoutMs,
+        signal: link.signal,
+        onCall: (name, ms, ok) => {
+          observer.onAgentCall?.(name, ms, ok);
+        },
+      }),
+    );
+    undo.push('the connection to the agent', () => {
+      agent.close();
+    });
+    link.watchAgent(agent);
+    return agent;
+  } catch (reason) {
+    if (!link.alive) {
+      throw link.reason();
+    }
+    const waited = { address: vm.agentUrl, ms: performance.now() - began, configKey: 'dial_timeout' };
+    throw KataError.from(reason, failureReport({ sandboxId: request.id, doing: 'connect to the agent', vm: vm.facts(), waited, cause: reason }));
+  }
+}
+
+/** What it acquires is on `undo`. */
+export async function bootVm(undo: UndoStack, context: BootContext): Promise<BootedVm> {
+  const ready = await fromFactory(undo, context);
+  if (ready !== undefined) {
+    return ready;
+  }
+  const vm = await launch(undo, context);
+  return { vm, agent: await connect(undo, context, vm), source: 'direct' };
+}
