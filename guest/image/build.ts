@@ -78,7 +78,8 @@ function keyOf(options: Options, packages: readonly Package[]): string {
   return sha256Of(
     Buffer.from(
       JSON.stringify([
-        [...sources.map((name) => join(__dirname, name)), join(ROOT, 'base/syscalls.ts'), options.agent, options.sys].map((path) => sha256Of(readFileSync(path))),
+        [...sources.map((name) => join(__dirname, name)), options.agent, options.sys].map((path) => sha256Of(readFileSync(path))),
+        sha256Of(bundleInit()),
         [options.node, node.size, node.mtimeMs],
         packages.map(({ name, version, sha256 }) => [name, version, sha256]),
       ]),

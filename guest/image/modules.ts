@@ -63,7 +63,7 @@ export function loadOrder(wanted: readonly string[], find: (name: string) => Mod
       return;
     }
     if (state.get(name) === 'open') {
-      throw new KataError('InvalidArgument', `order kernel modules: "${name}" depends on itself through "${by}"`);
+      throw new KataError('InvalidArgument', `order kernel modules: "${name}" depends on itself through ${by}`);
     }
     const module = find(name);
     if (module === undefined) {
