@@ -1,0 +1,86 @@
+import { closeSync, openSync, writeFileSync } from 'node:fs';
+import type { TtrpcServer } from 'ttrpc-ts';
+import { describeError } from '../../../base/errors';
+import { log } from '../console-log';
+import { SerialChannel } from '../channel/serial';
+import { openPort, waitForPort } from '../channel/virtio-port';
+import { optionsFromCommandLine, readCommandLine, type AgentOptions } from '../options';
+import { runTool } from '../process/tool';
+import { loadInBackground, loadOne, readModuleLists } from './modules';
+import { mountEssentials, mountRest } from './mounts';
+
+/** Name of the virtio-serial port of the agent's channel. */
+export const AGENT_PORT = 'agent.channel.0';
+const PORT_WAIT_MS = 60_000;
+
+/** Boots the guest up to the point where the agent can be called; what is left goes on in the background. */
+export async function bootGuest(start: (options: AgentOptions) => TtrpcServer): Promise<void> {
+  mountEssentials();
+  const options = optionsFromCommandLine(readCommandLine());
+  log.setLevel(options.logLevel);
+  const modules = readModuleLists();
+  modules.boot.forEach((path) => loadOne(path));
+  mountRest();
+  const server = start(options);
+  const serial = serveSerial(server);
+  serveVsock(server, options);
+  if (options.unixPath !== undefined) {
+    await server.listen({ path: options.unixPath });
+  }
+  await finishBoot(options, modules.later);
+  await serial;
+}
+
+async function finishBoot(options: AgentOptions, later: readonly string[]): Promise<void> {
+  bestEffort('oom score', () => writeFileSync('/proc/self/oom_score_adj', '-997'));
+  await runTool('ip', ['link', 'set', 'lo', 'up'], { timeoutMs: 30_000 }).catch((reason: unknown) => {
+    log.warn('loopback is not up', { error: describeError(reason) });
+  });
+  await loadInBackground(later);
+  if (later.length > 0) {
+    serveVsockLate?.();
+  }
+  if (options.debugConsole) {
+    const { serveDebugConsole } = await import('../channel/debug-console');
+    serveDebugConsole(options.debugConsolePort);
+  }
+  log.info('guest is up', { uptimeMs: Math.round(performance.now()) });
+}
+
+/** Serves the virtio-serial port where the VM has one; it may take a moment to show up. */
+async function serveSerial(server: TtrpcServer): Promise<void> {
+  const path = await waitForPort(AGENT_PORT, PORT_WAIT_MS);
+  if (path === undefined) {
+    log.debug('no serial port for the agent');
+    return;
+  }
+  const channel = new SerialChannel((connection) => server.handleConnection(connection));
+  openPort(path, channel);
+  log.info('agent serves', { port: path });
+}
+
+/** Tries vsock again: set where its modules were not loaded at first. */
+let serveVsockLate: (() => void) | undefined;
+
+/** Serves vsock where the VM has it. */
+function serveVsock(server: TtrpcServer, options: AgentOptions): void {
+  const listen = (): void => {
+    try {
+      closeSync(openSync('/dev/vsock', 'r'));
+      // Loaded here: a guest with a serial channel does not need it.
+      void import('../channel/vsock').then(({ listenVsock }) => listenVsock(options.vsockPort, (socket) => server.handleConnection(socket)));
+      serveVsockLate = undefined;
+    } catch {
+      serveVsockLate ??= listen;
+    }
+  };
+  listen();
+}
+
+function bestEffort(what: string, work: () => void): void {
+  try {
+    work();
+  } catch (reason) {
+    log.debug(`${what} not set`, { error: describeError(reason) });
+  }
+}

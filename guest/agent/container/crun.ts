@@ -1,0 +1,79 @@
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { KataError, type ErrorCode } from '../../../base/errors';
+import { runTool, type ToolResult } from '../process/tool';
+
+/** State of the OCI runtime; inside the guest's tmpfs. */
+export const CRUN_ROOT = '/run/kata-containers/.crun';
+/** No container of a guest needs longer for one runtime command, under emulation and load. */
+const TIMEOUT_MS = 120_000;
+
+let crunPath: string | undefined;
+
+function crun(): string {
+  crunPath ??= ['/usr/bin/crun', '/usr/local/bin/crun', '/bin/crun', '/sbin/crun'].find((path) => existsSync(path));
+  if (crunPath === undefined) {
+    throw new KataError('FailedPrecondition', 'run crun: not found in the guest');
+  }
+  return crunPath;
+}
+
+/**
+ * The error that stands for the runtime's words. Where a program cannot be executed the text has the words by which
+ * Docker and Kubernetes tell exit codes 126 and 127.
+ */
+export function explainRuntimeError(text: string, what: string, program: string): KataError {
+  const words = text.trim().split('\n').slice(-3).join('; ').slice(-1000) || 'the runtime gave no reason';
+  const quoted = JSON.stringify(program);
+  const as = (code: ErrorCode, message: string): KataError => new KataError(code, `${what}: ${message}`);
+  if (/executable file .* not found|not found in \$PATH/i.test(words)) {
+    const where = program.includes('/') ? 'no such file or directory' : 'executable file not found in $PATH';
+    return as('NotFound', `exec: ${quoted}: executable file not found: ${where}`);
+  }
+  if (/open executable.*Operation not permitted|is a directory/i.test(words)) {
+    return as('PermissionDenied', `exec: ${quoted}: is a directory: permission denied`);
+  }
+  if (/(?:open|exec)\S* .*Permission denied|exec.*Permission denied/i.test(words)) {
+    return as('PermissionDenied', `exec: ${quoted}: permission denied`);
+  }
+  if (/exec.*No such file or directory/i.test(words)) {
+    return as('NotFound', `exec: ${quoted}: no such file or directory`);
+  }
+  if (/exec format error/i.test(words)) {
+    return as('InvalidArgument', `exec: ${quoted}: exec format error`);
+  }
+  return as('Internal', words);
+}
+
+export interface CrunOptions {
+  /** Where the runtime writes its errors: its stderr may be the container's. */
+  readonly logPath: string;
+  readonly stdio?: readonly [number, number, number];
+  readonly input?: string;
+  /** What is done, for the error. */
+  readonly what: string;
+  /** The program that the container runs, for the error. */
+  readonly program?: string;
+}
+
+/** Runs the OCI runtime; a failure carries its own words. */
+export async function runCrun(args: readonly string[], options: CrunOptions): Promise<ToolResult> {
+  const result = await runTool(crun(), ['--root', CRUN_ROOT, `--log=file:${options.logPath}`, ...args], {
+    timeoutMs: TIMEOUT_MS,
+    ...(options.stdio === undefined ? {} : { stdio: options.stdio }),
+    ...(options.input === undefined ? {} : { input: options.input }),
+  });
+  if (result.code === 0) {
+    return result;
+  }
+  const text = readLog(options.logPath) || result.stderr || `exit code ${String(result.code)}`;
+  rmSync(options.logPath, { force: true });
+  throw explainRuntimeError(text, options.what, options.program ?? '');
+}
+
+function readLog(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').slice(-4096);
+  } catch {
+    return '';
+  }
+}

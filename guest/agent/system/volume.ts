@@ -1,0 +1,83 @@
+import { readFileSync, statfsSync, statSync } from 'node:fs';
+import { VolumeUsage_Unit as Unit, type VolumeStatsResponse } from '../../../gen/agent/volume';
+import { KataError } from '../../../base/errors';
+import { checkAbsolute } from '../../../base/ids';
+import { mustRun } from '../process/tool';
+import { blockDeviceOf } from '../storage/block-device';
+
+const RESIZE_TIMEOUT_MS = 50_000;
+const DEVICE_TIMEOUT_MS = 10_000;
+
+/** Use of the file system at a path. */
+export function volumeStats(path: string): VolumeStatsResponse {
+  const target = checkAbsolute(path, 'volume');
+  statSync(target);
+  const fs = statfsSync(target, { bigint: true });
+  return {
+    usage: [
+      { available: fs.bavail * fs.bsize, total: fs.blocks * fs.bsize, used: (fs.blocks - fs.bfree) * fs.bsize, unit: Unit.BYTES },
+      { available: fs.ffree, total: fs.files, used: fs.files - fs.ffree, unit: Unit.INODES },
+    ],
+    volumeCondition: { abnormal: false, message: '' },
+  };
+}
+
+/** What is mounted at a path: its device and file system type. */
+export function mountAt(target: string, mountinfo: string): { readonly device: string; readonly type: string } | undefined {
+  let found: { readonly device: string; readonly type: string } | undefined;
+  for (const line of mountinfo.split('\n')) {
+    const [before = '', after = ''] = line.split(' - ');
+    const [type = '', device = ''] = after.split(' ');
+    const path = (before.split(' ')[4] ?? '').replace(/\\(\d{3})/g, (_all, code: string) => String.fromCharCode(parseInt(code, 8)));
+    if (path === target) {
+      found = { device, type };
+    }
+  }
+  return found;
+}
+
+/** Grows the file system at a path to its device's size. */
+export async function resizeVolume(path: string): Promise<void> {
+  const target = checkAbsolute(path, 'volume');
+  const mounted = mountAt(target, readFileSync('/proc/self/mountinfo', 'utf8'));
+  switch (mounted?.type) {
+    case 'ext2':
+    case 'ext3':
+    case 'ext4':
+      await mustRun('resize2fs', [mounted.device], { timeoutMs: RESIZE_TIMEOUT_MS });
+      return;
+    case 'xfs':
+      await mustRun('xfs_growfs', [target], { timeoutMs: RESIZE_TIMEOUT_MS });
+      return;
+    case undefined:
+      throw new KataError('NotFound', `resize volume ${target}: nothing is mounted there`);
+    default:
+      throw new KataError('FailedPrecondition', `resize volume ${target}: file system ${mounted?.type ?? ""} cannot be resized`);
+  }
+}
+
+/** Makes and uses swap on the block device at a PCI path, one slot per level. */
+export async function addSwap(pciPath: readonly number[]): Promise<void> {
+  const path = pciPath.map((slot) => slot.toString(16).padStart(2, '0')).join('/');
+  await addSwapPath(await blockDeviceOf('blk', path, DEVICE_TIMEOUT_MS));
+}
+
+/** Uses the swap that is on a device; makes it where there is none. */
+export async function addSwapPath(path: string): Promise<void> {
+  const device = checkAbsolute(path, 'swap device');
+  if (!device.startsWith('/dev/')) {
+    throw new KataError('InvalidArgument', `add swap: ${device} is not below /dev`);
+  }
+  const header = Buffer.alloc(4096);
+  const { openSync, readSync, closeSync } = await import('node:fs');
+  const fd = openSync(device, 'r');
+  try {
+    readSync(fd, header, 0, header.length, 0);
+  } finally {
+    closeSync(fd);
+  }
+  if (header.subarray(4086).toString('latin1') !== 'SWAPSPACE2') {
+    await mustRun('mkswap', [device], { timeoutMs: RESIZE_TIMEOUT_MS });
+  }
+  await mustRun('swapon', [device], { timeoutMs: RESIZE_TIMEOUT_MS });
+}
