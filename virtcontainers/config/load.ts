@@ -2,11 +2,10 @@
 import { readdirSync, realpathSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { KataError } from '../../base/errors';
+import { CACHE_FOLDER, cacheKey, ownProgram, readCache, writeCache } from './cache';
 import { checkFiles, checkRules, KNOWN_VIRTIOFSD } from './checks';
-import { completeConfig } from './complete';
 import { hostFacts, type HostFacts } from './host-facts';
-import { mergeFiles } from './layers';
-import { parseToml, readConfigFile } from './toml-file';
+import { readConfigFile } from './config-file';
 import type { RuntimeConfig } from './types';
 
 /** Tried in this order if nothing else names a file; the first that exists. */
@@ -31,6 +30,10 @@ export interface LoadOptions {
   readonly host?: HostFacts;
   /** Where virtiofsd is looked for if the configuration names none. */
   readonly knownDaemons?: readonly string[];
+  /** Where parsed configurations are kept; '' for not at all. */
+  readonly cacheFolder?: string;
+  /** The program that parses: entries of another one do not count. From sources there is none, hence no cache. */
+  readonly program?: string;
 }
 
 /**
@@ -38,6 +41,12 @@ export interface LoadOptions {
  * `checkFiles` does. InvalidArgument names file, line, key and remedy.
  */
 export function parseConfig(text: string, path: string, options: ParseOptions = {}): RuntimeConfig {
+  // Loaded late: with a cached configuration none of it is needed.
+  /* eslint-disable @typescript-eslint/no-require-imports */
+  const { completeConfig } = require('./complete') as typeof import('./complete');
+  const { mergeFiles } = require('./layers') as typeof import('./layers');
+  const { parseToml } = require('./toml-file') as typeof import('./toml-file');
+  /* eslint-enable @typescript-eslint/no-require-imports */
   const dropIns = options.dropIns ?? [];
   const files = [parseToml(text, path), ...dropIns.map((dropIn) => parseToml(dropIn.text, dropIn.path))];
   const config = completeConfig(mergeFiles(files), path, dropIns.map((dropIn) => dropIn.path), options.host ?? hostFacts());
@@ -51,8 +60,18 @@ export function parseConfig(text: string, path: string, options: ParseOptions = 
  */
 export function loadConfig(options: LoadOptions): RuntimeConfig {
   const path = locate(options);
-  const dropIns = dropInsOf(path).map((dropIn) => ({ path: dropIn, text: readConfigFile(dropIn) }));
-  const config = parseConfig(readConfigFile(path), path, options.host === undefined ? { dropIns } : { dropIns, host: options.host });
+  const dropIns = dropInsOf(path);
+  const host = options.host ?? hostFacts();
+  const folder = options.cacheFolder ?? CACHE_FOLDER;
+  // Before the files are read: if one changes meanwhile, the entry is already stale when it is written.
+  const key = folder === '' ? undefined : cacheKey([path, ...dropIns], host, options.program ?? ownProgram());
+  let config = key === undefined ? undefined : readCache(folder, key);
+  if (config === undefined) {
+    config = parseConfig(readConfigFile(path), path, { host, dropIns: dropIns.map((dropIn) => ({ path: dropIn, text: readConfigFile(dropIn) })) });
+    if (key !== undefined) {
+      writeCache(folder, key, config);
+    }
+  }
   return checkFiles(config, options.knownDaemons ?? KNOWN_VIRTIOFSD);
 }
 
