@@ -83,7 +83,9 @@ const RUNTIME = {
 
 export class World {
   readonly root = mkdtempSync(join(tmpdir(), 'kata-sandbox-'));
-  readonly agent = new FakeAgent();
+  /** The agent of the last sandbox. */
+  agent = new FakeAgent();
+  private connected = false;
   readonly mounts = new FakeMounts();
   readonly driver: FakeDriver;
   readonly log: string[] = [];
@@ -106,7 +108,11 @@ export class World {
   get deps(): SandboxDeps {
     return {
       driverFor: () => Promise.resolve(this.driver),
-      connectAgent: () => Promise.resolve(this.agent),
+      connectAgent: () => {
+        this.agent = this.connected ? new FakeAgent() : this.agent;
+        this.connected = true;
+        return Promise.resolve(this.agent);
+      },
       mounts: this.mounts,
       roots: { state: join(this.root, 'sbs'), vm: join(this.root, 'vm'), share: join(this.root, 'share'), cgroup: join(this.root, 'cgroup') },
     };
