@@ -30,6 +30,8 @@ export interface LoadOptions {
   readonly host?: HostFacts;
   /** Where virtiofsd is looked for if the configuration names none. */
   readonly knownDaemons?: readonly string[];
+  /** False: the files that the configuration names need not exist (for commands that only show it). Default true. */
+  readonly checkFiles?: boolean;
   /** Where parsed configurations are kept; '' for not at all. */
   readonly cacheFolder?: string;
   /** The program that parses: entries of another one do not count. From sources there is none, hence no cache. */
@@ -72,7 +74,7 @@ export function loadConfig(options: LoadOptions): RuntimeConfig {
       writeCache(folder, key, config);
     }
   }
-  return checkFiles(config, options.knownDaemons ?? KNOWN_VIRTIOFSD);
+  return options.checkFiles === false ? config : checkFiles(config, options.knownDaemons ?? KNOWN_VIRTIOFSD);
 }
 
 /** The resolved path of the main file. */
