@@ -23,11 +23,13 @@ export function findPort(name: string, root = PORTS): string | undefined {
 
 /** Waits for a port to show up. */
 export async function waitForPort(name: string, timeoutMs: number): Promise<string | undefined> {
-  for (const endsMs = performance.now() + timeoutMs; performance.now() < endsMs; await sleep(SCAN_MS)) {
+  const endsMs = performance.now() + timeoutMs;
+  while (performance.now() < endsMs) {
     const path = findPort(name);
     if (path !== undefined) {
       return path;
     }
+    await sleep(SCAN_MS);
   }
   return undefined;
 }

@@ -16,7 +16,7 @@ const MAX_CELLS = 0xffff;
 function socketOf(fd: number, onread?: { buffer: Buffer; callback(bytes: number): boolean }): Socket {
   const [adopted, spare] = socketPair();
   const options = { fd: adopted, readable: onread !== undefined, writable: onread === undefined, allowHalfOpen: true, manualStart: true };
-  const socket = new Socket({ ...options, ...(onread === undefined ? {} : { onread }) } as ConstructorParameters<typeof Socket>[0]);
+  const socket = new Socket({ ...options, ...(onread === undefined ? {} : { onread }) });
   duplicateOnto(fd, adopted);
   closeSync(fd);
   closeSync(spare);

@@ -9,6 +9,7 @@ import { reaper } from '../process/reaper';
 /** PID 1 of the namespace: ignores everything and reaps whoever it adopts. */
 const HOLDER = "trap '' HUP INT TERM; while :; do sleep 100000 & wait; done";
 const TIMEOUT_MS = 10_000;
+const POLL_MS = 5;
 
 let held: string | undefined;
 
@@ -25,7 +26,8 @@ export async function holdPidNamespace(undo: UndoStack): Promise<string> {
   }
   reaper.addOwn(pid);
   void once(child, 'exit').then(() => reaper.removeOwn(pid));
-  for (const endsMs = performance.now() + TIMEOUT_MS; performance.now() < endsMs; await sleep(5)) {
+  const endsMs = performance.now() + TIMEOUT_MS;
+  while (performance.now() < endsMs) {
     const init = readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'latin1').trim().split(' ')[0] ?? '';
     if (init !== '') {
       undo.push('the pid namespace', () => {
@@ -35,6 +37,7 @@ export async function holdPidNamespace(undo: UndoStack): Promise<string> {
       held = `/proc/${init}/ns/pid`;
       return held;
     }
+    await sleep(POLL_MS);
   }
   throw new KataError('DeadlineExceeded', `hold the pid namespace: no process within ${String(TIMEOUT_MS)} ms`);
 }

@@ -53,7 +53,8 @@ export async function onlineCpuMemory(request: OnlineCPUMemRequest): Promise<voi
   const wanted = request.nbCpus;
   // 3.x counts the added ones, 4.x all: either is reached when so many came, or so many are there.
   const isEnough = (): boolean => onlineCount() - before >= wanted || (onlineCount() >= wanted && onlineCount() > before);
-  for (const endsMs = performance.now() + WAIT_MS; ; await sleep(POLL_MS)) {
+  const endsMs = performance.now() + WAIT_MS;
+  for (;;) {
     await online(CPUS, /^cpu\d+$/);
     if (wanted === 0 || isEnough()) {
       break;
@@ -64,6 +65,7 @@ export async function onlineCpuMemory(request: OnlineCPUMemRequest): Promise<voi
       }
       throw new KataError('DeadlineExceeded', `online CPUs: ${String(onlineCount() - before)} of ${String(wanted)} came within ${String(WAIT_MS)} ms`);
     }
+    await sleep(POLL_MS);
   }
   await memory;
 }

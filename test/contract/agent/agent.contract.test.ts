@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TtrpcError } from 'ttrpc-ts';
-import { AgentClient, missing, MockAgent, processOf, specOf } from './mock-agent';
+import type { AgentClient} from './mock-agent';
+import { missing, MockAgent, processOf, specOf } from './mock-agent';
 
 const skip = missing() ?? false;
 const LIMIT = { timeout: 60_000 };

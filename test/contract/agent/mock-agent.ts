@@ -41,7 +41,7 @@ export class AgentClient {
     const method = AgentServiceDefinition.methods[name];
     const type = method.requestType as unknown as { create(base: unknown): unknown };
     const codecs = { request: codecFromTsProto(method.requestType as never), response: codecFromTsProto(method.responseType as never) };
-    return (await this.client.call('grpc.AgentService', method.name, codecs as never, type.create(request) as never)) as Decoded<K>;
+    return (this.client.call('grpc.AgentService', method.name, codecs as never, type.create(request) as never));
   }
 
   async check(): Promise<number> {
@@ -97,10 +97,12 @@ export class MockAgent {
     let text = '';
     child.stdout.on('data', (chunk) => (text += String(chunk)));
     child.stderr.on('data', (chunk) => (text += String(chunk)));
-    for (const endsMs = performance.now() + 10_000; !existsSync(join(folder, 'agent.sock')); await sleep(5)) {
+    const endsMs = performance.now() + 10_000;
+    while (!existsSync(join(folder, 'agent.sock'))) {
       if (performance.now() > endsMs || child.exitCode !== null) {
         throw new Error(`the agent does not listen: ${text}`);
       }
+      await sleep(5);
     }
     return new MockAgent(folder, child, () => text);
   }
@@ -174,6 +176,6 @@ export function specOf(id: string, args: readonly string[], terminal = false): S
       namespaces: [{ type: 'mount', path: '' }, { type: 'uts', path: '' }, { type: 'ipc', path: '' }],
       cgroupsPath: `/pods/${id}`,
       resources: { memory: { limit: 268435456n, reservation: 0n, swap: 0n, kernel: 0n, kernelTcp: 0n, swappiness: 0n, disableOomKiller: false } },
-    } as never,
+    },
   });
 }
