@@ -67,9 +67,13 @@ export class FakeAgent implements AgentClient {
       throw fault;
     }
     const aborted = defer<never>();
-    signal?.addEventListener('abort', () => {
+    const onAbort = (): void => {
       aborted.reject(new KataError('Canceled', `${name}: canceled`));
-    });
+    };
+    signal?.addEventListener('abort', onAbort);
+    if (signal?.aborted === true) {
+      onAbort();
+    }
     return Promise.race([fault === 'hang' ? defer<T>().promise : Promise.resolve(value), this.dead.promise, aborted.promise]);
   }
 
