@@ -1,0 +1,69 @@
+/** Joins the task service to virtcontainers. Everything is loaded at first use, or by `prefetch` while the host dials. */
+import { KataError } from '../base/errors';
+import type { Logger } from '../base/log';
+import type { OciResources } from '../base/oci-spec';
+import type { Backend } from './task/types';
+
+/* eslint-disable @typescript-eslint/no-require-imports -- loaded late on purpose */
+
+const load = {
+  bundle: () => require('../virtcontainers/bundle/bundle') as typeof import('../virtcontainers/bundle/bundle'),
+  shape: () => require('../virtcontainers/bundle/shape') as typeof import('../virtcontainers/bundle/shape'),
+  json: () => require('../virtcontainers/bundle/json') as typeof import('../virtcontainers/bundle/json'),
+  config: () => require('../virtcontainers/config/load') as typeof import('../virtcontainers/config/load'),
+  annotations: () => require('../virtcontainers/config/annotations') as typeof import('../virtcontainers/config/annotations'),
+  sandbox: () => require('../virtcontainers/sandbox/sandbox') as typeof import('../virtcontainers/sandbox/sandbox'),
+  cleanup: () => require('../virtcontainers/sandbox/cleanup') as typeof import('../virtcontainers/sandbox/cleanup'),
+};
+
+/** Loads in steps what a Create will need, so that calls in between are answered. */
+export function prefetch(): void {
+  const steps: (() => unknown)[] = [load.bundle, load.config, load.annotations, load.sandbox];
+  const next = (): void => {
+    const step = steps.shift();
+    if (step !== undefined) {
+      step();
+      setImmediate(next);
+    }
+  };
+  setImmediate(next);
+}
+
+/** The real backend. */
+export function createBackend(logger: Logger): Backend {
+  return {
+    readBundle: (path) => load.bundle().readBundle(path),
+    loadConfig: async (configPath, bundle) => {
+      const options = { env: process.env, ...(configPath === undefined ? {} : { configPath }) };
+      const config = await load.annotations().applyAnnotations(load.config().loadConfig(options), bundle.spec.annotations);
+      if (config.runtime.enableDebug) {
+        logger.setLevel('debug');
+      }
+      for (const warning of config.warnings) {
+        logger.warn('configuration', { file: config.path, warning });
+      }
+      return config;
+    },
+    createSandbox: (request) => load.sandbox().createSandbox({ ...request, factory: undefined }),
+    parseProcess: (json) => load.shape().checkProcessShape(parseJson(json, 'process'), 'exec'),
+    parseResources: (json) => {
+      const resources = parseJson(json, 'resources') as OciResources;
+      return load.shape().checkShape({ linux: { resources } }, 'of the update').linux?.resources ?? {};
+    },
+  };
+}
+
+/** `cleanupContainer`, for the `delete` verb. */
+export async function cleanupContainer(
+  ...args: Parameters<typeof import('../virtcontainers/sandbox/cleanup').cleanupContainer>
+): ReturnType<typeof import('../virtcontainers/sandbox/cleanup').cleanupContainer> {
+  return load.cleanup().cleanupContainer(...args);
+}
+
+function parseJson(json: string, what: string): unknown {
+  try {
+    return load.json().parseExactJson(json);
+  } catch (reason) {
+    throw new KataError('InvalidArgument', `read ${what}: not valid JSON`, { cause: reason });
+  }
+}
