@@ -11,6 +11,8 @@ import { describeError, KataError } from '../../base/errors';
 import { guestEntries, kernelRelease } from './contents';
 import { cpioOf, withParents, type Entry } from './cpio';
 import { extractKernel } from './kernel';
+import { lz4Legacy } from './lz4';
+import { nodeForGuest } from './node-program';
 import { downloadPackages, guestPackageNames, resolvePackages, sha256Of, unpackPackages, type Package } from './packages';
 
 const ROOT = join(__dirname, '../..');
@@ -135,8 +137,9 @@ function build(options: Options, packages: readonly Package[], key: string): Man
     const vmlinux = writeParts(join(work, 'vmlinux'), [extractKernel(readFileSync(join(unpacked, 'boot', `vmlinuz-${release}`)), `vmlinuz-${release}`)]);
     progress('writing the initrd');
     const ours = { 'init.cjs': bundleInit(), 'agent.cjs': readFileSync(options.agent), 'sys.node': readFileSync(options.sys) };
-    const entries = guestEntries({ packages: unpacked, node: options.node, ours });
-    const initrd = writeParts(join(work, 'initrd.img'), cpioOf(entries));
+    const nodeBytes = nodeForGuest(options.node, join(work, 'node'), progress);
+    const entries = guestEntries({ packages: unpacked, node: options.node, nodeBytes, ours });
+    const initrd = writeParts(join(work, 'initrd.img'), lz4Legacy(Buffer.concat(cpioOf(entries))));
     const manifest: Manifest = {
       key,
       kernelRelease: release,
@@ -168,6 +171,7 @@ function printContents(manifest: Manifest): void {
     const group = path.startsWith('usr/lib/modules') ? 'kernel modules' : path === 'usr/bin/node' ? 'Node.js' : path.startsWith('usr/lib/kata-ts') ? 'agent' : path.includes('/lib') ? 'libraries' : 'programs and texts';
     groups.set(group, (groups.get(group) ?? 0) + bytes);
   }
+  console.log('unpacked in the guest:');
   for (const [group, bytes] of [...groups].sort((a, b) => b[1] - a[1])) {
     console.log(`  ${mebibytes(bytes).padStart(10)}  ${group}`);
   }

@@ -48,8 +48,10 @@ const APPLETS_LEFT_OUT: ReadonlySet<string> = new Set(['busybox', 'ip', 'init', 
 export interface Sources {
   /** Folder into which the packages were unpacked. */
   readonly packages: string;
-  /** The Node.js program. */
+  /** Path of the Node.js program. */
   readonly node: string;
+  /** What goes into the guest of it. */
+  readonly nodeBytes: Buffer;
   /** Our files by name in AGENT_FOLDER. */
   readonly ours: Readonly<Record<string, Buffer>>;
 }
@@ -78,7 +80,7 @@ function libraryFinder(sources: Sources): (soname: string) => Binary | undefined
 }
 
 function programEntries(sources: Sources): Entry[] {
-  const node = dropUnloaded(readFileSync(sources.node), sources.node);
+  const node = sources.nodeBytes;
   const programs: Binary[] = PROGRAMS.map((path) => ({ from: path, bytes: readFileSync(inPackages(sources, path)) }));
   const extensions = extensionEntries(sources);
   const all = [...programs, { from: 'usr/bin/node', bytes: node }];
