@@ -70,6 +70,8 @@ export class SandboxCgroups {
     try {
       const sandbox = make(sandboxPath);
       const overhead = overheadPath === '' ? sandbox : make(overheadPath);
+      // Shared by all sandboxes, and ours alone: whoever is last removes it, not whoever made it.
+      made.unshift(...(overheadPath === '' ? [] : overhead.map(dirname).filter((folder) => !made.includes(folder))));
       return new SandboxCgroups(made, overhead, sandbox, unified, sandboxPath, overheadPath);
     } catch (reason) {
       for (const folder of made.reverse()) {
@@ -153,22 +155,25 @@ function isLeaf(folder: string): boolean {
   return basename(folder).startsWith('kata_') ? basename(folder) !== 'kata_overhead' : basename(dirname(folder)) === 'kata_overhead';
 }
 
-/** False while it still has processes. A parent that others use stays, and counts as done. */
+/** False while it has processes or groups below. */
 function removeGroup(folder: string): boolean {
   try {
     rmdirSync(folder);
     return true;
   } catch (reason) {
-    return !(errnoOf(reason) === 'EBUSY' && isLeaf(folder));
+    return errnoOf(reason) !== 'EBUSY';
   }
 }
 
-/** Removes groups of ours (deepest last in `folders`); what is still busy after half a second is left. */
+/**
+ * Removes groups of ours (deepest last in `folders`), waiting half a second at most for their processes to be gone.
+ * Parents go with the last sandbox that uses them.
+ */
 export async function removeCgroups(folders: readonly string[]): Promise<void> {
   let left = [...folders].reverse();
   for (let i = 0; i < REMOVE_ATTEMPTS; i++) {
     left = left.filter((folder) => !removeGroup(folder));
-    if (left.length === 0) {
+    if (!left.some(isLeaf)) {
       return;
     }
     await sleep(REMOVE_PAUSE_MS);

@@ -20,7 +20,7 @@ const SIGTERM = 15;
 const SIGKILL = 9;
 /** Execs die with init; their ends should be known before its own, but not at any price. */
 const EXECS_SETTLE_MS = 500;
-const STOP_TIMEOUT_MS = 5_000;
+const STOP_TIMEOUT_MS = 3_000;
 
 function consoleSize(process: OciProcess | undefined): { rows: number; columns: number } | undefined {
   const size = process?.consoleSize;
@@ -193,7 +193,7 @@ export class GuestContainer implements Container {
     }
   }
 
-  /** Kills everything in the guest and waits, at most 5 s, for init's end. For the end of the sandbox. */
+  /** Kills everything in the guest and waits, at most 3 s, for init's end. For the end of the sandbox. */
   async stop(): Promise<void> {
     if (this.init.state === 'running' || this.init.state === 'starting') {
       try {

@@ -1,5 +1,4 @@
 /** A sandbox that exists: its containers, its watch over the guest, its end. Made by `createSandbox`. */
-import { writeFileSync } from 'node:fs';
 import type { AgentClient } from '../../agent-client/types';
 import { defer, withTimeout } from '../../base/deadline';
 import { describeError, KataError } from '../../base/errors';
@@ -45,7 +44,7 @@ export interface SandboxParts {
 }
 
 /** How long the guest may take to say good-bye. */
-const GUEST_STOP_MS = 8_000;
+const GUEST_STOP_MS = 5_000;
 
 export class GuestSandbox implements Sandbox {
   readonly id: string;
@@ -71,7 +70,7 @@ export class GuestSandbox implements Sandbox {
     this.vmSource = parts.vmSource;
     this.machine = new StateMachine<SandboxState, SandboxTrigger>(`sandbox "${id}"`, SANDBOX_TRANSITIONS, 'creating');
     this.oom = new OomWatch(agent, logger, (containerId) => {
-      this.onOom(containerId);
+      parts.observer.onOom?.(containerId);
     });
     this.monitor = new Monitor(vm, agent, (reason) => {
       link.lose(reason);
@@ -207,18 +206,6 @@ export class GuestSandbox implements Sandbox {
     const turn = this.growing.then(() => growVm({ vm, agent: this.agent, config, logger, memoryBlockBytes }, demands));
     this.growing = turn.catch(() => undefined);
     await turn;
-  }
-
-  private onOom(containerId: string): void {
-    const container = this.all.get(containerId);
-    if (container?.spec.annotations?.['io.kubernetes.cri-o.ContainerType'] !== undefined) {
-      try {
-        writeFileSync(`${container.bundle}/oom`, '');
-      } catch (reason) {
-        this.parts.logger.warn('oom file not written', { container: containerId, error: describeError(reason) });
-      }
-    }
-    this.parts.observer.onOom?.(containerId);
   }
 
   /** The guest is lost: say why, end every process, and take the VM down: nothing can be had from it any more. */

@@ -36,7 +36,7 @@ class Capture extends FakeIo {
       }
     };
     await streams.closeStdin().catch(() => undefined);
-    await Promise.all([read(streams.readStdout), read(streams.readStderr)]).catch(() => undefined);
+    await Promise.all([read((max) => streams.readStdout(max)), read((max) => streams.readStderr(max))]).catch(() => undefined);
   }
 }
 
@@ -123,12 +123,15 @@ describe('sandbox over the real agent', { skip: missing(), timeout: 60_000 }, ()
   });
 
   test('a missing program fails the create or the start with the usual words', async () => {
-    await assert.rejects(
-      run(container('one', ['/no/such/program'])).then(async (sandbox) => {
-        await sandbox.containers.get('one')?.start().finally(() => sandbox.stop());
-      }),
-      /not found|no such file/i,
-    );
+    const attempt = async (): Promise<void> => {
+      const sandbox = await run(container('one', ['/no/such/program']));
+      try {
+        await sandbox.containers.get('one')?.start();
+      } finally {
+        await sandbox.stop();
+      }
+    };
+    await assert.rejects(attempt(), /not found|no such file/i);
   });
 
   test('the agent is killed: the process ends with 255 and all is freed', async () => {
