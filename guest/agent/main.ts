@@ -46,9 +46,11 @@ async function runMock(options: AgentOptions): Promise<void> {
 async function runGuest(): Promise<void> {
   neverExit();
   const { bootGuest } = await import('./boot/guest');
-  await bootGuest((options) => {
+  await bootGuest((options, ready) => {
     reaper.start();
-    return makeServer(new Sandbox(options));
+    const sandbox = new Sandbox(options);
+    sandbox.ready = ready;
+    return makeServer(sandbox);
   });
 }
 

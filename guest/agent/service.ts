@@ -169,13 +169,15 @@ function networkHandlers(sandbox: Sandbox): AgentHandlers {
       if (sandbox.isMock) {
         return wanted;
       }
+      await sandbox.ready;
       const { updateInterface } = await import('./system/network');
-      return updateInterface(wanted);
+      return updateInterface(wanted, sandbox.hotplugTimeoutMs);
     },
     updateRoutes: async ({ routes }) => {
       if (routes === undefined || sandbox.isMock) {
         return routes ?? { routes: [] };
       }
+      await sandbox.ready;
       const { updateRoutes } = await import('./system/network');
       return { routes: await updateRoutes(routes.routes) };
     },

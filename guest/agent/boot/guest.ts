@@ -1,5 +1,6 @@
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import type { TtrpcServer } from 'ttrpc-ts';
+import { defer, sleep } from '../../../base/deadline';
 import { describeError } from '../../../base/errors';
 import { log } from '../console-log';
 import { SerialChannel } from '../channel/serial';
@@ -12,31 +13,40 @@ import { mountEssentials, mountRest } from './mounts';
 /** Name of the virtio-serial port of the agent's channel. */
 export const AGENT_PORT = 'agent.channel.0';
 const PORT_WAIT_MS = 60_000;
+/** How long the rest of the boot stays back for the serial port to show up. */
+const SERIAL_FIRST_MS = 1000;
 
 /** Boots the guest up to the point where the agent can be called; what is left goes on in the background. */
-export async function bootGuest(start: (options: AgentOptions) => TtrpcServer): Promise<void> {
+export async function bootGuest(start: (options: AgentOptions, ready: Promise<void>) => TtrpcServer): Promise<void> {
   mountEssentials();
   const options = optionsFromCommandLine(readCommandLine());
   log.setLevel(options.logLevel);
   const modules = readModuleLists();
   modules.boot.forEach((path) => loadOne(path));
   mountRest();
-  const server = start(options);
+  const ready = defer<undefined>();
+  const server = start(options, ready.promise);
   const serial = serveSerial(server);
   serveVsock(server, options);
   if (options.unixPath !== undefined) {
     await server.listen({ path: options.unixPath });
   }
-  await finishBoot(options, modules.later);
+  // The first answer comes before the rest of the modules.
+  await Promise.race([serial, sleep(SERIAL_FIRST_MS)]);
+  log.debug('loading modules', { count: modules.later.length, uptimeMs: Math.round(performance.now()) });
+  await finishBoot(options, modules.later, () => ready.resolve(undefined));
   await serial;
 }
 
-async function finishBoot(options: AgentOptions, later: readonly string[]): Promise<void> {
+async function finishBoot(options: AgentOptions, later: readonly string[], onModules: () => void): Promise<void> {
   bestEffort('oom score', () => writeFileSync('/proc/self/oom_score_adj', '-997'));
-  await runTool('ip', ['link', 'set', 'lo', 'up'], { timeoutMs: 30_000 }).catch((reason: unknown) => {
+  const loopback = runTool('ip', ['link', 'set', 'lo', 'up'], { timeoutMs: 30_000 }).catch((reason: unknown) => {
     log.warn('loopback is not up', { error: describeError(reason) });
   });
   await loadInBackground(later);
+  log.debug('modules are loaded', { uptimeMs: Math.round(performance.now()) });
+  await loopback;
+  onModules();
   if (later.length > 0) {
     serveVsockLate?.();
   }

@@ -23,6 +23,8 @@ const MAX_HOSTNAME = 64;
 export class Sandbox {
   readonly storages: Storages;
   readonly oom = new OomWatcher();
+  /** Resolves when the guest has all its modules: mounts and interfaces need them, the first answers do not. */
+  ready: Promise<void> = Promise.resolve();
   private readonly containers = new Map<string, Container>();
   /** Ids whose creation is under way. */
   private readonly pending = new Set<string>();
@@ -37,12 +39,18 @@ export class Sandbox {
     });
   }
 
+  /** How long to wait for a device, in milliseconds. */
+  get hotplugTimeoutMs(): number {
+    return this.options.hotplugTimeoutMs;
+  }
+
   get isMock(): boolean {
     return this.options.mode === 'mock';
   }
 
   /** Sets the guest up for its pod. */
   async create(request: CreateSandboxRequest): Promise<void> {
+    await this.ready;
     if (request.hostname !== '') {
       setHostname(request.hostname.slice(0, MAX_HOSTNAME));
     }
@@ -101,6 +109,7 @@ export class Sandbox {
     this.pending.add(id);
     const undo = new UndoStack();
     try {
+      await this.ready;
       await this.storages.addAll(request.storages, undo);
       const spec = await this.prepareSpec(id, request);
       const bundle = join(GUEST_RUN, ['shared', 'sandbox'].includes(id) ? `${id}.bundle` : id);

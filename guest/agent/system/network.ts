@@ -1,7 +1,8 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { IPFamily, type ARPNeighbor, type Interface, type Route } from '../../../gen/agent/types';
-import { KataError } from '../../../base/errors';
+import { isCode, KataError } from '../../../base/errors';
+import { sleep } from '../../../base/deadline';
 import { mustRun } from '../process/tool';
 import { pciFolder } from '../storage/block-device';
 import { checkAddress, checkDevice, checkMac } from './ip-checks';
@@ -9,6 +10,7 @@ import { checkAddress, checkDevice, checkMac } from './ip-checks';
 const TIMEOUT_MS = 30_000;
 const MAX_MTU = 65_536n;
 const NUD_PERMANENT = 0x80;
+const LINK_POLL_MS = 30;
 
 interface Link {
   readonly ifname: string;
@@ -78,10 +80,28 @@ function findLink(links: readonly Link[], wanted: Interface): Link {
   return link;
 }
 
-/** Gives an interface its name, hardware address, MTU and addresses, and sets it up. Found by PCI path or hardware address. */
-export async function updateInterface(wanted: Interface): Promise<Interface> {
-  const links = await ipJson<Link>(['addr', 'show']);
-  const link = findLink(links, wanted);
+/** The links, once the wanted one is among them: a device that is being plugged in may not have got there. */
+async function waitForLink(wanted: Interface, timeoutMs: number): Promise<{ readonly links: readonly Link[]; readonly link: Link }> {
+  const endsMs = performance.now() + timeoutMs;
+  for (;;) {
+    const links = await ipJson<Link>(['addr', 'show']);
+    try {
+      return { links, link: findLink(links, wanted) };
+    } catch (reason) {
+      if (!isCode(reason, 'NotFound') || performance.now() >= endsMs) {
+        throw reason;
+      }
+    }
+    await sleep(LINK_POLL_MS);
+  }
+}
+
+/**
+ * Gives an interface its name, hardware address, MTU and addresses, and sets it up. Found by PCI path or hardware
+ * address; waits up to `timeoutMs` for it to show up.
+ */
+export async function updateInterface(wanted: Interface, timeoutMs: number): Promise<Interface> {
+  const { links, link } = await waitForLink(wanted, timeoutMs);
   const name = wanted.name === '' ? link.ifname : checkDevice(wanted.name);
   const commands: string[] = [];
   const hasOtherMac = wanted.hwAddr !== '' && link.address !== checkMac(wanted.hwAddr);
