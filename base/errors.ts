@@ -62,13 +62,20 @@ export function errnoOf(reason: unknown): string | undefined {
   return undefined;
 }
 
+const BRAND = Symbol.for('kata-ts.KataError');
+
 /**
- * The one error class of kata-ts. The message reads `<what was asked> <object>: <what happened>`: lower case, no
+ * The one error class of kata-ts. `instanceof` also knows the errors of another bundle in the same process. The message reads `<what was asked> <object>: <what happened>`: lower case, no
  * trailing dot, ids quoted, time-outs with value and configuration key.
  */
 export class KataError extends Error {
   readonly code: ErrorCode;
   readonly hint: string | undefined;
+  readonly [BRAND] = true;
+
+  static override [Symbol.hasInstance](value: unknown): value is KataError {
+    return typeof value === 'object' && value !== null && BRAND in value;
+  }
 
   constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });

@@ -13,6 +13,10 @@ const OUT = join(ROOT, 'build');
 /** Entry file -> bundle. Entries that do not exist yet are skipped with a word. */
 const BUNDLES: readonly { readonly entry: string; readonly out: string }[] = [
   { entry: 'shim/main.ts', out: 'shim.cjs' },
+  // Loaded by shim.cjs when it needs them (shim/parts.ts).
+  { entry: 'shim/serve.ts', out: 'shim-serve.cjs' },
+  { entry: 'shim/wiring.ts', out: 'shim-wiring.cjs' },
+  { entry: 'shim/delete.ts', out: 'shim-delete.cjs' },
   { entry: 'kata-runtime/main.ts', out: 'kata-runtime.cjs' },
   { entry: 'guest/agent/main.ts', out: 'agent.cjs' },
 ];

@@ -7,11 +7,11 @@ import { Logger } from '../base/log';
 import { UMOUNT, unmount } from '../base/syscalls';
 import { DeleteResponse } from '../gen/containerd/task/v2';
 import { sandboxIdOf } from '../virtcontainers/bundle/container-type';
+import { cleanupContainer } from '../virtcontainers/sandbox/cleanup';
 import type { CleanupResult } from '../virtcontainers/sandbox/types';
 import { isListening, removeStale, socketPath } from './address';
 import type { ShimArgs } from './args';
 import { timestampOf } from './events/event';
-import { cleanupContainer } from './wiring';
 
 /** 128 + SIGKILL: what a task that ended without a record counts as. */
 const KILLED_STATUS = 137;

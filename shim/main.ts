@@ -2,6 +2,7 @@
 import { writeSync } from 'node:fs';
 import { describeError } from '../base/errors';
 import { parseArgs, type ShimArgs } from './args';
+import { loadPart } from './parts';
 import { start } from './start';
 
 /* eslint-disable @typescript-eslint/no-require-imports -- each verb loads its own part */
@@ -14,15 +15,13 @@ async function runVerb(args: ShimArgs): Promise<void> {
     const { writeInfo } = require('./info') as typeof import('./info');
     await writeInfo();
   } else if (args.action === 'delete') {
-    const { deleteVerb } = require('./delete') as typeof import('./delete');
-    await deleteVerb(args);
+    await loadPart('delete').deleteVerb(args);
   } else if (args.action === 'start' || args.action === 'serve') {
     const started = await start(args);
     if (started !== undefined) {
       // After containerd has read the reply; it dials while this loads.
       setImmediate(() => {
-        const { serve } = require('./serve') as typeof import('./serve');
-        serve(started);
+        loadPart('serve').serve(started);
       });
     }
   } else {

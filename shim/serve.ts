@@ -13,13 +13,13 @@ import { EventPublisher } from './events/publisher';
 import { chooseTransport } from './events/transports';
 import { openLogFifo } from './log-fifo';
 import { ShimFigures } from './management/figures';
+import { loadPart } from './parts';
 import type { StartedServer } from './start';
 import { stopLoggers } from './stdio/logger-binary';
 import { observed, taskHandlers } from './task/handlers';
 import { Pod } from './task/pod';
 import { toWireStatus } from './task/status';
-import type { ServiceHost } from './task/types';
-import { createBackend, prefetch } from './wiring';
+import type { Backend, ServiceHost } from './task/types';
 
 /** The host waits 3 s for the answer to Shutdown. */
 const SHUTDOWN_REPLY_MS = 2_000;
@@ -35,8 +35,22 @@ export function serve(started: StartedServer): void {
   new ShimServer(started, logger).run();
 }
 
+/** The backend, loaded by whichever call needs it first. */
+function lateBackend(logger: Logger): Backend {
+  let loaded: Backend | undefined;
+  const backend = (): Backend => (loaded ??= loadPart('wiring').createBackend(logger));
+  return {
+    readBundle: (path) => backend().readBundle(path),
+    loadConfig: (configPath, bundle) => backend().loadConfig(configPath, bundle),
+    createSandbox: (request) => backend().createSandbox(request),
+    parseProcess: (json) => backend().parseProcess(json),
+    parseResources: (json) => backend().parseResources(json),
+    encodeStats: (stats) => backend().encodeStats(stats),
+  };
+}
+
 class ShimServer implements ServiceHost {
-  readonly backend;
+  readonly backend: Backend;
   readonly namespace: string;
   readonly sandboxId: string;
   readonly observer;
@@ -56,7 +70,7 @@ class ShimServer implements ServiceHost {
     this.namespace = args.namespace;
     this.sandboxId = sandboxId;
     this.socketFile = new SocketFile(socketPath);
-    this.backend = createBackend(logger);
+    this.backend = lateBackend(logger);
     const { publishBinary, address: containerdAddress, namespace } = args;
     const transport = chooseTransport({ ttrpcAddress, publishBinary, containerdAddress, namespace, logger });
     this.events = new EventPublisher({ transport, logger });
@@ -81,7 +95,10 @@ class ShimServer implements ServiceHost {
     this.settleProcess();
     const { args, socketPath } = this.started;
     this.logger.info('serving', { socket: socketPath, namespace: args.namespace, unknown_flags: args.unknown.join(' ') || undefined });
-    prefetch();
+    // The host dials now; a call that comes in between is answered first.
+    setImmediate(() => {
+      loadPart('wiring').prefetch();
+    });
   }
 
   publish: ServiceHost['publish'] = (event) => {
@@ -96,9 +113,7 @@ class ShimServer implements ServiceHost {
   onSandbox(sandbox: Sandbox, bundle: string): void {
     this.logger.info('sandbox created', { vm: sandbox.vmSource, vmm_pid: sandbox.pid, phases: sandbox.phases.map((p) => `${p.name}=${p.durationMs.toFixed(0)}ms`).join(',') });
     setImmediate(() => {
-      // eslint-disable-next-line @typescript-eslint/no-require-imports -- http costs 2.5 ms; not while Create waits
-      const { startManagement } = require('./management/server') as typeof import('./management/server');
-      this.closeManagement = startManagement({ sandbox, bundle, figures: this.figures, logger: this.logger });
+      this.closeManagement = loadPart('wiring').startManagement({ sandbox, bundle, figures: this.figures, logger: this.logger });
     });
   }
 

@@ -1,8 +1,9 @@
-/** Joins the task service to virtcontainers. Everything is loaded at first use, or by `prefetch` while the host dials. */
+/** Joins the task service to virtcontainers: the part of the shim that is needed from the first Create on. */
 import { KataError } from '../base/errors';
 import type { Logger } from '../base/log';
 import type { OciResources } from '../base/oci-spec';
 import type { Backend } from './task/types';
+
 
 /* eslint-disable @typescript-eslint/no-require-imports -- loaded late on purpose */
 
@@ -13,8 +14,13 @@ const load = {
   config: () => require('../virtcontainers/config/load') as typeof import('../virtcontainers/config/load'),
   annotations: () => require('../virtcontainers/config/annotations') as typeof import('../virtcontainers/config/annotations'),
   sandbox: () => require('../virtcontainers/sandbox/sandbox') as typeof import('../virtcontainers/sandbox/sandbox'),
-  cleanup: () => require('../virtcontainers/sandbox/cleanup') as typeof import('../virtcontainers/sandbox/cleanup'),
 };
+
+/** Starts shim-monitor; `http` is loaded now. */
+export function startManagement(...args: Parameters<typeof import('./management/server').startManagement>): () => void {
+  const { startManagement: run } = require('./management/server') as typeof import('./management/server');
+  return run(...args);
+}
 
 /** Loads in steps what a Create will need, so that calls in between are answered. */
 export function prefetch(): void {
@@ -45,19 +51,13 @@ export function createBackend(logger: Logger): Backend {
       return config;
     },
     createSandbox: (request) => load.sandbox().createSandbox({ ...request, factory: undefined }),
+    encodeStats: (stats) => (require('./task/stats') as typeof import('./task/stats')).metricsOf(stats),
     parseProcess: (json) => load.shape().checkProcessShape(parseJson(json, 'process'), 'exec'),
     parseResources: (json) => {
       const resources = parseJson(json, 'resources') as OciResources;
       return load.shape().checkShape({ linux: { resources } }, 'of the update').linux?.resources ?? {};
     },
   };
-}
-
-/** `cleanupContainer`, for the `delete` verb. */
-export async function cleanupContainer(
-  ...args: Parameters<typeof import('../virtcontainers/sandbox/cleanup').cleanupContainer>
-): ReturnType<typeof import('../virtcontainers/sandbox/cleanup').cleanupContainer> {
-  return load.cleanup().cleanupContainer(...args);
 }
 
 function parseJson(json: string, what: string): unknown {

@@ -142,10 +142,7 @@ export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
     },
 
     async stats({ id }) {
-      const stats = await pod.get(id).container.stats();
-      // eslint-disable-next-line @typescript-eslint/no-require-imports -- with the two Metrics messages, only where asked for
-      const { metricsOf } = require('./stats') as typeof import('./stats');
-      return { stats: metricsOf(stats) };
+      return { stats: host.backend.encodeStats(await pod.get(id).container.stats()) };
     },
 
     checkpoint({ id }) {

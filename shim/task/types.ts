@@ -1,8 +1,10 @@
 /** What the task service needs of the rest; wiring.ts provides it, tests fake it. */
+import type { ContainerStats } from '../../agent-client/types';
 import type { Logger } from '../../base/log';
 import type { OciProcess, OciResources } from '../../base/oci-spec';
 import type { RuntimeConfig } from '../../virtcontainers/config/types';
 import type { Bundle, Sandbox, SandboxObserver, SandboxRequest } from '../../virtcontainers/sandbox/types';
+import type { Any } from '../../gen/google/protobuf/any';
 import type { TaskEvent } from '../events/event';
 
 export interface Backend {
@@ -15,6 +17,8 @@ export interface Backend {
   parseProcess(json: string): OciProcess;
   /** JSON of an update's resources to checked ones. */
   parseResources(json: string): OciResources;
+  /** Figures as the Metrics message that this host's collectors expect. */
+  encodeStats(stats: ContainerStats): Any;
 }
 
 export interface ServiceHost {
