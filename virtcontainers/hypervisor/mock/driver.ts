@@ -2,7 +2,7 @@
  * The mock hypervisor: our guest agent as a host process, in namespaces of its own, over a unix socket. It stands for a
  * VM in tests, benchmarks of the shim alone and development; it isolates no more than a container does.
  */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Child, describeExit, isProcessAlive, processStartTime, type ChildExit } from '../../../base/child';
@@ -158,6 +158,18 @@ async function removeLeftovers(id: string, directory: string): Promise<void> {
   const hierarchies = [CGROUP_ROOT, ...(existsSync(CGROUP_ROOT) ? readdirSync(CGROUP_ROOT).map((name) => join(CGROUP_ROOT, name)) : [])];
   const own = hierarchies.map((root) => join(root, CGROUP_PARENT, id)).filter((path) => existsSync(path));
   await removeCgroups(own.flatMap(treeOf));
+  removeEmptyParents(hierarchies);
+}
+
+/** The parent goes with the last mock VM of the host. */
+function removeEmptyParents(hierarchies: readonly string[]): void {
+  for (const root of hierarchies) {
+    try {
+      rmdirSync(join(root, CGROUP_PARENT));
+    } catch {
+      // Not there in this hierarchy, or still in use by another mock VM.
+    }
+  }
 }
 
 /** A cgroup and all below it, outermost first. */
