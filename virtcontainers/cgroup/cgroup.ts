@@ -52,7 +52,7 @@ export class SandboxCgroups {
     private readonly made: string[],
     private readonly overhead: readonly string[],
     private readonly sandbox: readonly string[],
-    readonly unified: boolean,
+    private readonly unified: boolean,
     readonly sandboxPath: string,
     /** '' where everything is in the sandbox's group. */
     readonly overheadPath: string,
@@ -86,9 +86,14 @@ export class SandboxCgroups {
     return addAll(this.overhead, 'cgroup.procs', pids);
   }
 
-  /** Puts vCPU threads into the sandbox's group. Nothing on v2, where a thread would take its whole process along. */
+  /** vCPU threads go to the sandbox's group. Not on v2, where a thread would take its whole process along. */
+  get holdsVcpus(): boolean {
+    return !this.unified && this.overheadPath !== '';
+  }
+
+  /** Puts vCPU threads into the sandbox's group, if it `holdsVcpus`. */
   addVcpus(tids: readonly number[]): KataError | undefined {
-    return this.unified || this.overheadPath === '' ? undefined : addAll(this.sandbox, 'tasks', tids);
+    return this.holdsVcpus ? addAll(this.sandbox, 'tasks', tids) : undefined;
   }
 
   /** Removes the groups, waiting a little for their processes to be gone. Idempotent. */

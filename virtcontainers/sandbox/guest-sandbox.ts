@@ -53,7 +53,7 @@ export class GuestSandbox implements Sandbox {
   readonly vmSource: VmSource;
   private readonly machine: StateMachine<SandboxState, SandboxTrigger>;
   private readonly all = new Map<string, GuestContainer>();
-  private readonly creating = new Set<string>();
+  private readonly creating = new Map<string, Promise<Container>>();
   private readonly end = defer<SandboxEnd>();
   private readonly oom: OomWatch;
   private readonly monitor: Monitor;
@@ -137,17 +137,10 @@ export class GuestSandbox implements Sandbox {
     if (this.state !== 'ready' && this.state !== 'running') {
       throw new KataError('FailedPrecondition', `create container "${request.id}": sandbox "${this.id}" is ${this.state}`);
     }
-    this.creating.add(request.id);
-    const undo = new UndoStack();
+    const work = this.createOne(request);
+    this.creating.set(request.id, work);
     try {
-      const container = await this.admit(request, undo, prepareContainer(undo, this.parts.prepare, request));
-      await this.runCreateHooks(container);
-      this.parts.save(this);
-      return container;
-    } catch (reason) {
-      this.all.delete(request.id);
-      await undo.unwind(this.logUndo);
-      throw reason;
+      return await work;
     } finally {
       this.creating.delete(request.id);
     }
@@ -175,6 +168,20 @@ export class GuestSandbox implements Sandbox {
   /** A container began to run. */
   markRunning(): void {
     this.machine.tryMove('run');
+  }
+
+  private async createOne(request: ContainerRequest): Promise<Container> {
+    const undo = new UndoStack();
+    try {
+      const container = await this.admit(request, undo, prepareContainer(undo, this.parts.prepare, request));
+      await this.runCreateHooks(container);
+      this.parts.save(this);
+      return container;
+    } catch (reason) {
+      this.all.delete(request.id);
+      await undo.unwind(this.logUndo);
+      throw reason;
+    }
   }
 
   /** Creates a container in the guest. `undo` becomes its own; on failure the caller unwinds it. */
@@ -247,6 +254,8 @@ export class GuestSandbox implements Sandbox {
     // The VM is gone with all that was in it: only the host's part is left to free.
     this.guestDone = true;
     this.agent.markDead(new KataError('Unavailable', `sandbox "${this.id}" was stopped`));
+    // Creations that were under way fail now that the agent is dead; they give back what they hold themselves.
+    await Promise.allSettled(this.creating.values());
     for (const container of this.all.values()) {
       await container.release();
       await container.runLateHooks('poststop');

@@ -198,6 +198,29 @@ describe('a sandbox that lives', () => {
     await sandbox.stop();
   });
 
+  test('stop while a container is being created: the create fails, nothing is left', async () => {
+    const sandbox = await createSandbox(world.request(), world.deps);
+    world.agent.faults.set('createContainer', 'hang');
+    const creating = sandbox.createContainer(world.container('two'));
+    const failed = assert.rejects(creating, { code: 'Unavailable' });
+    await sandbox.stop();
+    assert.deepEqual(world.leftovers(), []);
+    await failed;
+    await assert.rejects(sandbox.createContainer(world.container('three')), { code: 'FailedPrecondition' });
+  });
+
+  test('a guest that answers nothing any more does not hold the stop for long', async () => {
+    const sandbox = await createSandbox(world.request(), world.deps);
+    await sandbox.containers.get('one')?.start();
+    for (const name of ['signalProcess 9', 'removeContainer', 'destroySandbox']) {
+      world.agent.faults.set(name, 'hang');
+    }
+    const from = performance.now();
+    await sandbox.stop();
+    assert.ok(performance.now() - from < 6000);
+    assert.deepEqual(world.leftovers(), []);
+  });
+
   test('the out-of-memory event comes before the end of the process', async () => {
     const order: string[] = [];
     const sandbox = await createSandbox(world.request({ observer: { onOom: (id) => order.push(`oom ${id}`) } }), world.deps);

@@ -203,7 +203,23 @@ async function setUp(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps
   const [booted, [prepared, dns]] = await both(booting, preparing, link);
   const sandbox = await finish(request, draft, link, side, phases, undo, booted, dns);
   await phases.time('create-container', () => sandbox.open(container, containerUndo, prepared));
+  void joinVcpus(draft, booted.vm, warn);
   return sandbox;
+}
+
+/** Puts the vCPU threads into the sandbox's cgroup. Not waited for: nothing depends on it. */
+async function joinVcpus(draft: Draft, vm: Vm, warn: (error: KataError) => void): Promise<void> {
+  if (draft.cgroups?.holdsVcpus !== true) {
+    return;
+  }
+  try {
+    const failure = draft.cgroups.addVcpus((await vm.threads()).vcpus);
+    if (failure !== undefined) {
+      warn(failure);
+    }
+  } catch (reason) {
+    warn(KataError.from(reason, `find the vCPU threads: ${describeError(reason)}`));
+  }
 }
 
 /** Waits for both; a failure of the host's side ends the boot at once. The first failure is the one that counts. */
