@@ -20,7 +20,7 @@ export interface AgentOptions {
   readonly logLevel: LogLevel;
   readonly debugConsole: boolean;
   readonly debugConsolePort: number;
-  /** Bytes; 0 leaves the kernel's. */
+  /** Capacity of a process's pipes in bytes; 0 leaves the kernel's 64 KiB. */
   readonly pipeSizeBytes: number;
   /** How long to wait for a device, in milliseconds. */
   readonly hotplugTimeoutMs: number;

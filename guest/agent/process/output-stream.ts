@@ -8,7 +8,12 @@ const DRAIN_POLL_MS = 5;
 const CHUNK_BYTES = 64 * 1024;
 /** What is still delivered of a stream that a grandchild fills without end, after the grace. */
 const MAX_AFTER_GRACE_BYTES = 1024 * 1024;
+/** The most that one answer carries, however much is wanted: it is held in memory twice. */
+const MAX_BATCH_BYTES = 1024 * 1024;
 const EMPTY = Buffer.alloc(0);
+
+/** Where an answer is put together; used within one turn of the event loop only. */
+let batch: Buffer | undefined;
 
 interface Reader {
   readonly maxBytes: number;
@@ -149,7 +154,8 @@ export class OutputStream {
     if (this.socket === undefined) {
       const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
       const callback = (bytes: number): boolean => {
-        this.held = this.held.length > 0 ? Buffer.concat([this.held, buffer.subarray(0, bytes)]) : Buffer.from(buffer.subarray(0, bytes));
+        const chunk = bytes === buffer.length ? this.topUp(buffer) : Buffer.from(buffer.subarray(0, bytes));
+        this.held = this.held.length > 0 ? Buffer.concat([this.held, chunk]) : chunk;
         this.serve();
         return this.readers.length > 0 && this.held.length === 0 && !this.isDraining;
       };
@@ -158,6 +164,24 @@ export class OutputStream {
       this.socket.on('error', () => this.atEnd());
     }
     this.socket.resume();
+  }
+
+  /** A full chunk says that there is more: takes what is there, up to what the reader wants, to save it calls. */
+  private topUp(chunk: Buffer): Buffer {
+    const wanted = Math.min(this.readers[0]?.maxBytes ?? 0, MAX_BATCH_BYTES);
+    if (!this.source.isSharedWithSocket || wanted <= chunk.length) {
+      return Buffer.from(chunk);
+    }
+    batch ??= Buffer.allocUnsafeSlow(MAX_BATCH_BYTES);
+    let size = chunk.copy(batch);
+    while (size < wanted) {
+      const result = readRaw(this.source.fd, batch.subarray(size, wanted));
+      if (result <= 0) {
+        break;
+      }
+      size += result;
+    }
+    return Buffer.from(batch.subarray(0, size));
   }
 
   private atEnd(): void {
