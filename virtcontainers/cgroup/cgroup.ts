@@ -2,7 +2,7 @@
  * The cgroups of a sandbox on the host (virtcontainers-behaviour 8.1): `kata_<name>` from the spec's path, and the
  * overhead group for the VMM unless `sandbox_cgroup_only`. v1, hybrid and v2.
  */
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { sleep } from '../../base/deadline';
 import { errnoOf, KataError } from '../../base/errors';
@@ -155,9 +155,13 @@ function addAll(folders: readonly string[], file: string, ids: readonly number[]
   return failure;
 }
 
-/** Groups of one sandbox; the others are parents that sandboxes share. */
-function isLeaf(folder: string): boolean {
-  return basename(folder).startsWith('kata_') ? basename(folder) !== 'kata_overhead' : basename(dirname(folder)) === 'kata_overhead';
+/** Busy without groups below: its last processes are still going. Others are parents that live on for somebody else. */
+function isDraining(folder: string): boolean {
+  try {
+    return !readdirSync(folder, { withFileTypes: true }).some((entry) => entry.isDirectory());
+  } catch {
+    return false;
+  }
 }
 
 /** False while it has processes or groups below. */
@@ -178,7 +182,7 @@ export async function removeCgroups(folders: readonly string[]): Promise<void> {
   let left = [...folders].reverse();
   for (let i = 0; i < REMOVE_ATTEMPTS; i++) {
     left = left.filter((folder) => !removeGroup(folder));
-    if (!left.some(isLeaf)) {
+    if (!left.some(isDraining)) {
       return;
     }
     await sleep(REMOVE_PAUSE_MS);

@@ -1,4 +1,4 @@
-/** Sandboxes over the real agent (as a host process), real crun, real mounts. Needs root, crun and build/agent.cjs. */
+/** Sandboxes over the mock hypervisor: the real agent as a host process, real crun, real mounts. Needs root, crun and build/agent.cjs. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, test } from 'node:test';
 import { connectAgent } from '../../../agent-client/connect';
 import type { OciSpec } from '../../../base/oci-spec';
 import { unmount } from '../../../base/syscalls';
+import { mockDriver } from '../../../virtcontainers/hypervisor/mock/driver';
 import { HOST_MOUNTS, mountPointsBelow } from '../../../virtcontainers/fs-share/mounts';
 import type { GuestStreams } from '../../../virtcontainers/process/types';
 import type { SandboxDeps } from '../../../virtcontainers/sandbox/deps';
@@ -14,8 +15,8 @@ import { createSandbox } from '../../../virtcontainers/sandbox/sandbox';
 import { FakeIo, World } from '../../../virtcontainers/sandbox/testing/world';
 import type { ContainerRequest } from '../../../virtcontainers/container/types';
 import type { Sandbox } from '../../../virtcontainers/sandbox/types';
-import { AGENT, AGENT_DRIVER } from './mock-driver';
 
+const AGENT = join(__dirname, '../../../build/agent.cjs');
 const BUSYBOX = '/bin/busybox';
 
 function missing(): string | false {
@@ -46,7 +47,7 @@ describe('sandbox over the real agent', { skip: missing(), timeout: 60_000 }, ()
   let image: string;
   beforeEach(() => {
     world = new World();
-    deps = { ...world.deps, mounts: HOST_MOUNTS, driverFor: () => Promise.resolve(AGENT_DRIVER), connectAgent };
+    deps = { ...world.deps, mounts: HOST_MOUNTS, driverFor: () => Promise.resolve(mockDriver), connectAgent };
     image = join(world.root, 'image');
     for (const folder of ['bin', 'proc', 'sys', 'dev', 'etc', 'tmp']) {
       mkdirSync(join(image, folder), { recursive: true });
