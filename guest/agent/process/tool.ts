@@ -1,5 +1,6 @@
 import { spawn, type StdioOptions } from 'node:child_process';
 import { KataError } from '../../../base/errors';
+import { log } from '../console-log';
 import { reaper } from './reaper';
 
 /** Output of a tool beyond this is an error. */
@@ -33,6 +34,7 @@ function stdioOf(options: ToolOptions): StdioOptions {
 
 /** Runs a program of the guest to its end, whatever that is. Rejects only where it cannot be started or takes too long. */
 export async function runTool(file: string, args: readonly string[], options: ToolOptions): Promise<ToolResult> {
+  const startedMs = performance.now();
   return new Promise((resolve, reject) => {
     const child = spawn(file, [...args], {
       stdio: stdioOf(options),
@@ -40,6 +42,7 @@ export async function runTool(file: string, args: readonly string[], options: To
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     });
     const { pid } = child;
+    const spawnedMs = performance.now();
     if (pid !== undefined) {
       reaper.addOwn(pid);
     }
@@ -73,6 +76,7 @@ export async function runTool(file: string, args: readonly string[], options: To
     });
     child.on(options.stdio === undefined ? 'close' : 'exit', (code: number | null) => {
       clearTimeout(timer);
+      log.debug('tool ended', { file, verb: args.find((word) => !word.includes('/') && !word.startsWith('-')), spawnMs: toTenths(spawnedMs - startedMs), ms: toTenths(performance.now() - startedMs) });
       if (isTimedOut) {
         reject(new KataError('DeadlineExceeded', `run ${file}: no end within ${String(options.timeoutMs)} ms; killed`));
         return;
@@ -83,6 +87,10 @@ export async function runTool(file: string, args: readonly string[], options: To
       child.stdin?.end(options.input);
     }
   });
+}
+
+function toTenths(ms: number): number {
+  return Math.round(ms * 10) / 10;
 }
 
 /** Runs a program that has to succeed; returns its output. The error carries what it wrote to stderr. */

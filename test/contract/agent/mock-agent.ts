@@ -55,7 +55,7 @@ export class AgentClient {
   async readAll(method: 'readStdout' | 'readStderr', containerId: string, execId = containerId): Promise<Buffer> {
     const parts: Buffer[] = [];
     for (;;) {
-      const { data } = (await this.call(method, { containerId, execId, len: 1024 * 1024 })) as { data: Uint8Array };
+      const { data } = await this.call(method, { containerId, execId, len: 1024 * 1024 });
       if (data.length === 0) {
         return Buffer.concat(parts);
       }
