@@ -1,14 +1,15 @@
 /**
  * `make guest`: builds build/guest/{vmlinux,initrd.img,manifest.json} from Debian packages, Node.js and our agent.
- * Same inputs give the same bytes; with nothing changed it ends at once.
- * Options: --agent FILE  --sys FILE  --node FILE  --out FOLDER  --force
+ * Same inputs give the same bytes; with nothing changed it ends at once, and
+ * where only the agent changed it takes a second.
+ * Options: --agent FILE  --sys FILE  --node FILE  --out FOLDER  --force (put together again; remove .cache/guest for all)
  */
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, realpathSync, renameSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
 import { describeError, KataError } from '../../base/errors';
-import { guestEntries, kernelRelease } from './contents';
+import { agentEntries, baseEntries, kernelRelease } from './contents';
 import { cpioOf, withParents, type Entry } from './cpio';
 import { extractKernel } from './kernel';
 import { lz4Legacy } from './lz4';
@@ -17,6 +18,9 @@ import { downloadPackages, guestPackageNames, resolvePackages, sha256Of, unpackP
 
 const ROOT = join(__dirname, '../..');
 const CACHE = join(ROOT, '.cache/debs');
+const BASES = join(ROOT, '.cache/guest');
+/** Sources that the base does not depend on. */
+const NOT_IN_BASE: ReadonlySet<string> = new Set(['init.ts', 'synthetic-elf.ts']);
 
 interface Options {
   readonly agent: string;
@@ -73,20 +77,30 @@ function checkInputs(options: Options): void {
   }
 }
 
-/** Digest of all that the output depends on. Node.js counts by place, size and time: hashing 100 MB costs each run 0.3 s. */
-function keyOf(options: Options, packages: readonly Package[]): string {
-  const sources = readdirSync(__dirname).filter((name) => name.endsWith('.ts') && !name.endsWith('.test.ts')).sort();
+/**
+ * Digest of what the base depends on. Node.js counts by place, size and time: hashing 100 MB would cost each run 0.3 s.
+ */
+function baseKeyOf(options: Options, packages: readonly Package[]): string {
+  const sources = readdirSync(__dirname).filter((name) => name.endsWith('.ts') && !NOT_IN_BASE.has(name) && !name.endsWith('.test.ts')).sort();
   const node = statSync(options.node);
   return sha256Of(
     Buffer.from(
       JSON.stringify([
-        [...sources.map((name) => join(__dirname, name)), options.agent, options.sys].map((path) => sha256Of(readFileSync(path))),
-        sha256Of(bundleInit()),
+        sources.map((name) => sha256Of(readFileSync(join(__dirname, name)))),
         [options.node, node.size, node.mtimeMs],
         packages.map(({ name, version, sha256 }) => [name, version, sha256]),
       ]),
     ),
   );
+}
+
+/** Files of ours, by name in the guest. */
+function readOurs(options: Options): Readonly<Record<string, Buffer>> {
+  return { 'init.cjs': bundleInit(), 'agent.cjs': readFileSync(options.agent), 'sys.node': readFileSync(options.sys) };
+}
+
+function keyOf(baseKey: string, ours: Readonly<Record<string, Buffer>>): string {
+  return sha256Of(Buffer.from(JSON.stringify([baseKey, sha256Of(readFileSync(__filename)), Object.entries(ours).map(([name, bytes]) => [name, sha256Of(bytes)])])));
 }
 
 function isUpToDate(out: string, key: string): Manifest | undefined {
@@ -124,34 +138,76 @@ function outputOf(bytes: Buffer): Output {
   return { bytes: bytes.length, sha256: sha256Of(bytes) };
 }
 
-function build(options: Options, packages: readonly Package[], key: string): Manifest {
+/** What changes seldom and takes long: the kernel, and the archive of packages, modules and Node.js. */
+interface Base {
+  readonly kernelRelease: string;
+  readonly node: Output & { readonly version: string };
+  readonly contents: Manifest['contents'];
+}
+
+function contentsOf(entries: readonly Entry[]): Manifest['contents'] {
+  return withParents(entries).map((entry) => ({ path: entry.path, kind: entry.kind, bytes: entry.kind === 'file' ? entry.data.length : 0 }));
+}
+
+/** Builds the base into `folder`; base.json comes last and says that the others are whole. */
+function buildBase(options: Options, packages: readonly Package[], folder: string): void {
   const debs = downloadPackages(packages, CACHE, progress);
+  const unpacked = join(folder, 'packages');
+  progress(`unpacking ${String(debs.size)} packages`);
+  unpackPackages(debs.values(), unpacked);
+  const release = kernelRelease(unpacked);
+  progress(`extracting kernel ${release}`);
+  writeFileSync(join(folder, 'vmlinux'), extractKernel(readFileSync(join(unpacked, 'boot', `vmlinuz-${release}`)), `vmlinuz-${release}`));
+  const nodeBytes = nodeForGuest(options.node, join(folder, 'node'), progress);
+  const entries = baseEntries({ packages: unpacked, node: options.node, nodeBytes });
+  progress('compressing the initrd (about 10 s)');
+  writeFileSync(join(folder, 'base.cpio.lz4'), Buffer.concat(lz4Legacy(Buffer.concat(cpioOf(entries)))));
+  const version = options.node === realpathSync(process.execPath) ? process.version : 'given';
+  const base: Base = { kernelRelease: release, node: { version, ...outputOf(readFileSync(options.node)) }, contents: contentsOf(entries) };
+  writeFileSync(join(folder, 'base.json'), JSON.stringify(base));
+  rmSync(unpacked, { recursive: true });
+}
+
+/** The folder with the base for this key, built where the cache has none; older ones are removed. */
+function baseFor(options: Options, packages: readonly Package[], baseKey: string): string {
+  const folder = join(BASES, baseKey.slice(0, 16));
+  if (!existsSync(join(folder, 'base.json'))) {
+    mkdirSync(BASES, { recursive: true });
+    const work = mkdtempSync(join(BASES, 'building-'));
+    try {
+      buildBase(options, packages, work);
+      const old = readdirSync(BASES).filter((name) => !name.startsWith('building-'));
+      rmSync(folder, { recursive: true, force: true });
+      renameSync(work, folder);
+      old.filter((name) => join(BASES, name) !== folder).forEach((name) => rmSync(join(BASES, name), { recursive: true, force: true }));
+    } finally {
+      rmSync(work, { recursive: true, force: true });
+    }
+  }
+  return folder;
+}
+
+/** Up to the next multiple of 512 with zeros, which the kernel skips between two archives. */
+function padded(parts: readonly Buffer[]): Buffer {
+  const bytes = Buffer.concat(parts);
+  return Buffer.concat([bytes, Buffer.alloc(-bytes.length & 511)]);
+}
+
+function build(options: Options, packages: readonly Package[], baseKey: string, ours: Readonly<Record<string, Buffer>>): Manifest {
+  const from = baseFor(options, packages, baseKey);
+  const base = JSON.parse(readFileSync(join(from, 'base.json'), 'utf8')) as Base;
   mkdirSync(options.out, { recursive: true });
   const work = mkdtempSync(join(options.out, '.building-'));
   try {
-    const unpacked = join(work, 'packages');
-    progress(`unpacking ${String(debs.size)} packages`);
-    unpackPackages(debs.values(), unpacked);
-    const release = kernelRelease(unpacked);
-    progress(`extracting kernel ${release}`);
-    const vmlinux = writeParts(join(work, 'vmlinux'), [extractKernel(readFileSync(join(unpacked, 'boot', `vmlinuz-${release}`)), `vmlinuz-${release}`)]);
-    progress('writing the initrd');
-    const ours = { 'init.cjs': bundleInit(), 'agent.cjs': readFileSync(options.agent), 'sys.node': readFileSync(options.sys) };
-    const nodeBytes = nodeForGuest(options.node, join(work, 'node'), progress);
-    const entries = guestEntries({ packages: unpacked, node: options.node, nodeBytes, ours });
-    const initrd = writeParts(join(work, 'initrd.img'), lz4Legacy(Buffer.concat(cpioOf(entries))));
+    const agent = agentEntries(ours);
+    // The plain archive first: the kernel takes what follows a compressed one for its continuation.
+    const initrd = writeParts(join(work, 'initrd.img'), [padded(cpioOf(agent)), readFileSync(join(from, 'base.cpio.lz4'))]);
     const manifest: Manifest = {
-      key,
-      kernelRelease: release,
-      inputs: {
-        packages,
-        node: { version: options.node === realpathSync(process.execPath) ? process.version : 'given', ...outputOf(readFileSync(options.node)) },
-        ours: Object.fromEntries(Object.entries(ours).map(([name, bytes]) => [name, outputOf(bytes)])),
-      },
-      outputs: { vmlinux, 'initrd.img': initrd },
-      contents: withParents(entries)
-        .map((entry) => ({ path: entry.path, kind: entry.kind, bytes: entry.kind === 'file' ? entry.data.length : 0 }))
-        .sort((a, b) => (a.path < b.path ? -1 : 1)),
+      key: keyOf(baseKey, ours),
+      kernelRelease: base.kernelRelease,
+      inputs: { packages, node: base.node, ours: Object.fromEntries(Object.entries(ours).map(([name, bytes]) => [name, outputOf(bytes)])) },
+      outputs: { vmlinux: writeParts(join(work, 'vmlinux'), [readFileSync(join(from, 'vmlinux'))]), 'initrd.img': initrd },
+      contents: [...base.contents, ...contentsOf(agent).filter(({ kind }) => kind === 'file')].sort((a, b) => (a.path < b.path ? -1 : 1)),
     };
     writeFileSync(join(work, 'manifest.json'), `${JSON.stringify(manifest, undefined, 1)}\n`);
     // The manifest last: it says that the others are whole.
@@ -187,15 +243,16 @@ function main(): void {
   const options = readOptions(process.argv.slice(2));
   checkInputs(options);
   const packages = resolvePackages(guestPackageNames(readFileSync(join(ROOT, 'hack/debian-packages'), 'utf8')), CACHE, progress);
-  const key = keyOf(options, packages);
-  const known = options.force ? undefined : isUpToDate(options.out, key);
+  const baseKey = baseKeyOf(options, packages);
+  const ours = readOurs(options);
+  const known = options.force ? undefined : isUpToDate(options.out, keyOf(baseKey, ours));
   if (known !== undefined) {
     progress(`up to date, kernel ${known.kernelRelease}, ${String(known.contents.length)} files`);
     print(known, options.out);
     return;
   }
   const started = Date.now();
-  const manifest = build(options, packages, key);
+  const manifest = build(options, packages, baseKey, ours);
   progress(`built in ${((Date.now() - started) / 1000).toFixed(1)} s, kernel ${manifest.kernelRelease}, ${String(manifest.contents.length)} files`);
   print(manifest, options.out);
   printContents(manifest);

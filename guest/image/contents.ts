@@ -52,8 +52,6 @@ export interface Sources {
   readonly node: string;
   /** What goes into the guest of it. */
   readonly nodeBytes: Buffer;
-  /** Our files by name in AGENT_FOLDER. */
-  readonly ours: Readonly<Record<string, Buffer>>;
 }
 
 function file(path: string, data: Buffer, mode: number): Entry {
@@ -177,15 +175,19 @@ function moduleEntries(sources: Sources): Entry[] {
   ];
 }
 
-/** All entries of the initrd. */
-export function guestEntries(sources: Sources): Entry[] {
+/** Our own files, by name in AGENT_FOLDER: a small archive of its own, so that a changed agent is built in at once. */
+export function agentEntries(ours: Readonly<Record<string, Buffer>>): Entry[] {
+  return Object.entries(ours).map(([name, data]) => file(`${AGENT_FOLDER}/${name}`, data, name === 'init.cjs' ? 0o755 : 0o644));
+}
+
+/** All other entries of the initrd. */
+export function baseEntries(sources: Sources): Entry[] {
   const fixed: Entry[] = [
     ...FOLDERS.map((path): Entry => ({ kind: 'directory', path, mode: path === 'tmp' ? 0o1777 : path === 'root' ? 0o700 : 0o755 })),
     ...Object.entries(LINKS).map(([path, target]): Entry => ({ kind: 'symlink', path, target })),
     ...Object.entries(TEXTS).map(([path, text]) => file(path, Buffer.from(text), 0o644)),
     { kind: 'character-device', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
     { kind: 'character-device', path: 'dev/null', mode: 0o666, major: 1, minor: 3 },
-    ...Object.entries(sources.ours).map(([name, data]) => file(`${AGENT_FOLDER}/${name}`, data, name === 'init.cjs' ? 0o755 : 0o644)),
   ];
   const entries = [...fixed, ...programEntries(sources), ...moduleEntries(sources)];
   const taken = new Set(entries.map((entry) => basename(entry.path)));

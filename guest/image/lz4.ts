@@ -10,6 +10,8 @@ const LAST_LITERALS = 5;
 const NO_MATCH_IN_LAST = 12;
 const MAX_DISTANCE = 65535;
 const HASH_BITS = 16;
+const DEPTH = 24;
+const LONG_ENOUGH = 64;
 
 function hashOf(word: number): number {
   return Math.imul(word, -1640531535) >>> (32 - HASH_BITS);
@@ -59,28 +61,68 @@ function matchLength(source: Buffer, a: number, b: number, limit: number): numbe
   return n;
 }
 
-/** One LZ4 block: greedy, with a table of the last place of each four bytes. */
+/** Places where four bytes occurred before, the latest first, at most `DEPTH` looked at. */
+class Places {
+  private readonly latest = new Int32Array(1 << HASH_BITS).fill(-1);
+  private readonly before: Int32Array;
+  private next = 0;
+  /** Where the best match of the last search begins, and its length; 0 where there is none. */
+  bestAt = 0;
+  bestBytes = 0;
+
+  constructor(private readonly source: Buffer) {
+    this.before = new Int32Array(source.length);
+  }
+
+  /** Finds the longest match for what begins at `at`, after all earlier places were entered. */
+  search(at: number, limit: number): void {
+    for (; this.next < at; this.next++) {
+      const slot = hashOf(this.source.readInt32LE(this.next));
+      this.before[this.next] = this.latest[slot] ?? -1;
+      this.latest[slot] = this.next;
+    }
+    this.bestBytes = 0;
+    const word = this.source.readInt32LE(at);
+    let candidate = this.latest[hashOf(word)] ?? -1;
+    for (let tries = DEPTH; tries > 0 && candidate >= 0 && at - candidate <= MAX_DISTANCE; tries--) {
+      // A better match must be right where the best one ended; looking there first spares most comparisons.
+      if (this.source[candidate + this.bestBytes] === this.source[at + this.bestBytes] && this.source.readInt32LE(candidate) === word) {
+        const bytes = matchLength(this.source, candidate, at, limit);
+        if (bytes > this.bestBytes) {
+          this.bestBytes = bytes;
+          this.bestAt = candidate;
+        }
+      }
+      candidate = this.before[candidate] ?? -1;
+    }
+  }
+}
+
+/** One LZ4 block. Long matches matter twice: they make the block smaller, and quicker to unpack. */
 export function lz4Block(source: Buffer): Buffer {
   const sink = new Sink(Buffer.allocUnsafe(source.length + Math.ceil(source.length / 255) + 16));
-  const table = new Int32Array(1 << HASH_BITS).fill(-1);
+  const places = new Places(source);
   const lastStart = source.length - NO_MATCH_IN_LAST;
   const matchLimit = source.length - LAST_LITERALS;
   let anchor = 0;
-  let misses = 0;
   for (let at = 0; at <= lastStart; ) {
-    const word = source.readInt32LE(at);
-    const slot = hashOf(word);
-    const candidate = table[slot] ?? -1;
-    table[slot] = at;
-    if (candidate < 0 || at - candidate > MAX_DISTANCE || source.readInt32LE(candidate) !== word) {
-      // Where nothing repeats, look less often.
-      at += 1 + (misses++ >>> 6);
+    places.search(at, matchLimit);
+    if (places.bestBytes < MIN_MATCH) {
+      at++;
       continue;
     }
-    misses = 0;
-    const matched = matchLength(source, candidate, at, matchLimit);
-    sink.sequence(source, anchor, at, at - candidate, matched);
-    at += matched;
+    let { bestAt, bestBytes } = places;
+    // A longer match that begins one byte later is worth that byte.
+    while (bestBytes < LONG_ENOUGH && at + 1 <= lastStart) {
+      places.search(at + 1, matchLimit);
+      if (places.bestBytes <= bestBytes) {
+        break;
+      }
+      at++;
+      ({ bestAt, bestBytes } = places);
+    }
+    sink.sequence(source, anchor, at, at - bestAt, bestBytes);
+    at += bestBytes;
     anchor = at;
   }
   sink.sequence(source, anchor, source.length, 0, 0);
