@@ -64,6 +64,8 @@ export interface VmSpec {
   /** Network namespace for the VMM: an open descriptor that stays the caller's, or one of its own. */
   readonly netns: { readonly kind: 'own' } | { readonly kind: 'fd'; readonly fd: number } | { readonly kind: 'host' };
   readonly template: TemplateUse | undefined;
+  /** The VM may be handed to another process: it does not end with us but with whoever holds its lifeline (`transfer`). */
+  readonly transferable?: boolean;
   readonly debug: boolean;
   readonly logger: Logger;
 }
@@ -118,6 +120,18 @@ export interface ResizeControl {
   setMemory(memoryMiB: number, blockMiB: number): Promise<number>;
 }
 
+/**
+ * A VM made with `transferable` lives as long as somebody holds its lifeline, a fifo in its folder, open for writing: we
+ * do from its start; a new owner does from `adoptVm` on; then we let go. A crash of either never leaves it without an
+ * owner that counts.
+ */
+export interface TransferControl {
+  /** Lets go of the VMM's monitor, so that the next owner can have it. From here on only `release` and `stop` may be called. */
+  handOver(): Promise<VmState>;
+  /** Waits until somebody has taken the VM over, lets go, and forgets it. False if nobody came in time: it is ended then. */
+  release(timeoutMs: number): Promise<boolean>;
+}
+
 export interface Vm {
   readonly id: string;
   readonly agentUrl: AgentUrl;
@@ -145,6 +159,7 @@ export interface Vm {
   readonly snapshot?: SnapshotControl;
   readonly hotplug?: HotplugControl;
   readonly resize?: ResizeControl;
+  readonly transfer?: TransferControl;
 }
 
 export interface DriverCapabilities {
@@ -161,6 +176,11 @@ export interface HypervisorDriver {
   /** Throws with the reason and the remedy if VMs of this configuration cannot run here. */
   check(config: HypervisorConfig): Promise<void>;
   createVm(spec: VmSpec): Vm;
+  /**
+   * Takes over a transferable VM that its owner has handed over: holds its lifeline, opens its monitor. The VM is ours
+   * then, as if we had started it. NotFound if it has ended meanwhile.
+   */
+  adoptVm?(spec: VmSpec, state: VmState, signal: AbortSignal): Promise<Vm>;
   /** Kills and removes what a VM of a dead owner left, from its state alone. Idempotent, under 1 s. */
   cleanup(state: VmState): Promise<void>;
 }

@@ -1,0 +1,48 @@
+/** Boots a VM for the factory until its agent answers, then lets go of the agent. */
+import { KataError } from '../base/errors';
+import type { UndoStack } from '../base/undo';
+import type { PauseControl, Vm, VmSpec } from '../virtcontainers/hypervisor/types';
+import { dialTimeoutMs } from './ready';
+import type { FactoryDeps } from './types';
+
+const BOOT_KVM_MS = 10_000;
+const BOOT_TCG_MS = 60_000;
+
+export function bootTimeoutMs(vm: Vm, bootTimeoutSeconds: number): number {
+  return bootTimeoutSeconds > 0 ? bootTimeoutSeconds * 1000 : vm.facts().accelerator === 'kvm' ? BOOT_KVM_MS : BOOT_TCG_MS;
+}
+
+/**
+ * A running VM whose agent has answered once and has no connection. The calls that every clone makes are made here, so
+ * that the agent has their code loaded and compiled. The VM is on `undo`.
+ */
+export async function bootBase(undo: UndoStack, spec: VmSpec, deps: FactoryDeps, signal: AbortSignal): Promise<Vm & { readonly pause: PauseControl }> {
+  const driver = await deps.driverFor(spec.config.type);
+  const vm = driver.createVm(spec);
+  undo.push(`virtual machine "${spec.id}"`, () => vm.stop());
+  await vm.start({ timeoutMs: bootTimeoutMs(vm, spec.config.bootTimeout), signal, onLaunched: () => undefined });
+  const agent = await deps.connectAgent(vm.agentUrl, { sandboxId: spec.id, timeoutMs: dialTimeoutMs(vm), signal });
+  undo.push(`the connection to the agent of "${spec.id}"`, () => {
+    agent.close();
+  });
+  await agent.check();
+  await warmUp(agent, deps);
+  agent.close();
+  if (!canPause(vm)) {
+    throw new KataError('Unimplemented', `pause virtual machine "${spec.id}": ${spec.config.type} cannot`);
+  }
+  return vm;
+}
+
+async function warmUp(agent: Awaited<ReturnType<FactoryDeps['connectAgent']>>, deps: FactoryDeps): Promise<void> {
+  const now = BigInt(Math.round(deps.now() * 1000));
+  await Promise.allSettled([
+    agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n),
+    agent.reseedRandom(new Uint8Array(512)),
+    agent.getGuestDetails(),
+  ]);
+}
+
+function canPause(vm: Vm): vm is Vm & { readonly pause: PauseControl } {
+  return vm.pause !== undefined;
+}

@@ -1,0 +1,105 @@
+/** From a paused base VM to one that a sandbox can have: running, a stranger to its siblings, and large enough. */
+import type { AgentClient, ConnectOptions } from '../agent-client/types';
+import { abortError } from '../base/deadline';
+import { describeError, isCode, KataError } from '../base/errors';
+import type { UndoStack } from '../base/undo';
+import type { Vm, VmSpec } from '../virtcontainers/hypervisor/types';
+import type { BaseVm, FactoryDeps } from './types';
+
+/** Upstream's amount. */
+const SEED_BYTES = 512;
+const DIAL_KVM_MS = 30_000;
+const DIAL_TCG_MS = 60_000;
+const MIB = 1048576n;
+
+export type OnAgentCall = NonNullable<ConnectOptions['onCall']>;
+
+/** How long the agent may take: a resumed one answers in a moment, but many may be resumed at once. */
+export function dialTimeoutMs(vm: Vm, dialTimeoutSeconds = 0): number {
+  return dialTimeoutSeconds > 0 ? dialTimeoutSeconds * 1000 : vm.facts().accelerator === 'kvm' ? DIAL_KVM_MS : DIAL_TCG_MS;
+}
+
+/** An agent that is connected while its VM is resumed; whichever fails ends the other. */
+async function resumeAndConnect(vm: Vm, deps: FactoryDeps, options: ConnectOptions): Promise<AgentClient> {
+  const { pause } = vm;
+  if (pause === undefined) {
+    throw new KataError('Unimplemented', `resume virtual machine "${vm.id}": its hypervisor cannot`);
+  }
+  const controller = new AbortController();
+  const onAbort = (): void => {
+    controller.abort(options.signal?.reason);
+  };
+  options.signal?.addEventListener('abort', onAbort, { once: true });
+  void vm.exited.then(() => {
+    controller.abort(new KataError('Unavailable', `resume virtual machine "${vm.id}": it ended`));
+  });
+  try {
+    const connecting = deps.connectAgent(vm.agentUrl, { ...options, signal: controller.signal });
+    connecting.catch(() => undefined);
+    try {
+      await pause.resume();
+    } catch (reason) {
+      controller.abort(KataError.from(reason, `resume virtual machine "${vm.id}": ${describeError(reason)}`));
+      void connecting.then((agent) => { agent.close(); }, () => undefined);
+      throw reason;
+    }
+    return await connecting;
+  } finally {
+    options.signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** New random numbers and the host's time, in one flight. An agent without the call for the clock keeps its own. */
+async function makeStranger(agent: AgentClient, deps: FactoryDeps): Promise<void> {
+  const { randomBytes } = await import('node:crypto');
+  const reseeded = agent.reseedRandom(randomBytes(SEED_BYTES));
+  const now = BigInt(Math.round(deps.now() * 1000));
+  const set = agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n).catch((reason: unknown) => {
+    if (!isCode(reason, 'Unimplemented')) {
+      throw reason;
+    }
+  });
+  await Promise.all([reseeded, set]);
+}
+
+/** Adds the vCPUs and the memory that the base lacks. Never shrinks: a base that is larger than wanted stays so. */
+async function grow(base: BaseVm, spec: VmSpec, agent: AgentClient): Promise<void> {
+  const cpus = spec.vcpus - base.vcpus;
+  const memoryMiB = spec.memoryMiB - base.memoryMiB;
+  if (cpus <= 0 && memoryMiB <= 0) {
+    return;
+  }
+  const { resize } = base.vm;
+  if (resize === undefined) {
+    throw new KataError('Unimplemented', `grow virtual machine "${spec.id}" to ${String(spec.vcpus)} vCPUs and ${String(spec.memoryMiB)} MiB: its hypervisor cannot`);
+  }
+  const { memoryBlockSizeBytes } = await agent.getGuestDetails();
+  if (cpus > 0) {
+    await resize.setVcpus(spec.vcpus);
+  }
+  if (memoryMiB > 0) {
+    await resize.setMemory(spec.memoryMiB, Number(memoryBlockSizeBytes / MIB) || 128);
+  }
+  await agent.onlineCpuMem({ wait: false, cpus: Math.max(cpus, 0), cpuOnly: false });
+}
+
+/**
+ * Resumes, reseeds, sets the clock and grows. The VM and its connection are on `undo`: the caller unwinds on failure.
+ */
+export async function makeReady(undo: UndoStack, base: BaseVm, spec: VmSpec, deps: FactoryDeps, signal: AbortSignal, onCall?: OnAgentCall): Promise<AgentClient> {
+  if (signal.aborted) {
+    throw abortError(signal, `prepare virtual machine "${spec.id}"`);
+  }
+  const agent = await resumeAndConnect(base.vm, deps, {
+    sandboxId: spec.id,
+    timeoutMs: dialTimeoutMs(base.vm),
+    signal,
+    ...(onCall === undefined ? {} : { onCall }),
+  });
+  undo.push(`the connection to the agent of "${spec.id}"`, () => {
+    agent.close();
+  });
+  await makeStranger(agent, deps);
+  await grow(base, spec, agent);
+  return agent;
+}
