@@ -80,9 +80,13 @@ export class FakeGuest {
         Promise.race([
           one(ref).ended.promise,
           new Promise<number>((_resolve, reject) => {
-            signal?.addEventListener('abort', () => {
+            const onAbort = (): void => {
               reject(new KataError('Unavailable', 'the agent is gone'));
-            });
+            };
+            if (signal?.aborted === true) {
+              onAbort();
+            }
+            signal?.addEventListener('abort', onAbort);
           }),
         ]),
       writeStdin: async (ref, data) => {
