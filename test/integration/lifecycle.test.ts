@@ -48,7 +48,7 @@ test('a signal reaches the process: its own exit code comes back', async () => {
   assert.equal((await host.ctr(['tasks', 'kill', '-s', 'TERM', 'signal'])).code, 0);
   await host.waitForStatus('signal', 'STOPPED');
   const removed = await host.ctr(['tasks', 'rm', 'signal']);
-  assert.match(removed.stderr, /status 9/);
+  assert.match(removed.stderr, /exit code 9/);
   await host.ctr(['containers', 'rm', 'signal']);
 });
 

@@ -29,9 +29,9 @@ test('containerd is killed and comes back: running and stopped tasks have their 
   await host.waitForStatus('ends-meanwhile', 'STOPPED');
   assert.equal((await host.exec('running', ['echo', 'still here'])).stdout, 'still here\n');
   const removed = await host.ctr(['tasks', 'rm', 'stopped']);
-  assert.match(removed.stderr, /status 21/);
+  assert.match(removed.stderr, /exit code 21/);
   const meanwhile = await host.ctr(['tasks', 'rm', 'ends-meanwhile']);
-  assert.match(meanwhile.stderr, /status 22/);
+  assert.match(meanwhile.stderr, /exit code 22/);
   for (const id of ['running', 'stopped', 'ends-meanwhile']) {
     await host.remove(id);
   }
