@@ -43,7 +43,7 @@ const spec = specFromWire(
     linux: {
       namespaces: [{ type: 'mount', path: '' }, { type: 'uts', path: '' }, { type: 'ipc', path: '' }, { type: 'network', path: '/x' }],
       sysctl: new Map([['net.ipv4.ip_unprivileged_port_start', '0']]),
-    } as never,
+    },
   }),
 );
 

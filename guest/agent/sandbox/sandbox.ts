@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest } from '../../../gen/agent/agent';
 import { describeError, KataError } from '../../../base/errors';
@@ -53,6 +53,9 @@ export class Sandbox {
     await this.ready;
     if (request.hostname !== '') {
       setHostname(request.hostname.slice(0, MAX_HOSTNAME));
+    }
+    if (!this.isMock) {
+      writeMachineId();
     }
     if (request.kernelModules.length > 0 && !this.isMock) {
       const { loadNamedModules } = await import('../boot/modules');
@@ -195,4 +198,11 @@ export class Sandbox {
     writeFileSync('/etc/resolv.conf', `${lines.join('\n').trimEnd()}\n`);
     chmodSync('/etc/resolv.conf', 0o644);
   }
+}
+
+/** Clones of one template must not share it. From the kernel: our own random generator was cloned with us. */
+function writeMachineId(): void {
+  const id = readFileSync('/proc/sys/kernel/random/uuid', 'latin1').replaceAll('-', '').trim();
+  mkdirSync('/etc', { recursive: true });
+  writeFileSync('/etc/machine-id', `${id}\n`, { mode: 0o444 });
 }
