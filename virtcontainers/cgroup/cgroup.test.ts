@@ -52,3 +52,10 @@ test('a path that leaves the hierarchy is refused', () => {
   assert.throws(() => SandboxCgroups.create(root, 's1', '../..:a:b', false), { code: 'InvalidArgument' });
   assert.equal(sandboxCgroupPath('/../../etc/x', 's1'), '/etc/kata_x');
 });
+
+test('a group that a dead sandbox of the same name left is taken over and removed', async () => {
+  mkdirSync(join(root, 'memory/kata_overhead/s1'), { recursive: true });
+  const groups = SandboxCgroups.create(root, 's1', '/s1', false);
+  await groups.remove();
+  assert.deepEqual(readdirSync(join(root, 'memory')), []);
+});

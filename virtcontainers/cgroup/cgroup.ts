@@ -110,6 +110,10 @@ function makeGroup(hierarchy: string, path: string, made: string[]): string {
   for (let attempt = 1; ; attempt++) {
     try {
       makeMissing(hierarchy, target, made);
+      if (!made.includes(target)) {
+        // Left by a dead sandbox of this name: ours from now on.
+        made.push(target);
+      }
       return target;
     } catch (reason) {
       // Another sandbox has just removed a parent that we found.

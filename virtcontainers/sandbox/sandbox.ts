@@ -137,13 +137,11 @@ async function prepareHost(undo: UndoStack, request: SandboxRequest, deps: Sandb
   return { share, folder, netns, prepare };
 }
 
-/** Makes the cgroups; without the right to, the sandbox does without. */
-function makeCgroups(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps): SandboxCgroups | undefined {
+/** Makes the cgroups; without the right to, the sandbox does without. Their removal is on the undo stack already. */
+function makeCgroups(request: SandboxRequest, deps: SandboxDeps): SandboxCgroups | undefined {
   try {
     const path = request.container.spec.linux?.cgroupsPath ?? '';
-    const cgroups = SandboxCgroups.create(deps.roots.cgroup, request.id, path, request.config.runtime.sandboxCgroupOnly);
-    undo.push('cgroups', () => cgroups.remove());
-    return cgroups;
+    return SandboxCgroups.create(deps.roots.cgroup, request.id, path, request.config.runtime.sandboxCgroupOnly);
   } catch (reason) {
     request.logger.warn('no cgroup for the sandbox', { error: describeError(reason) });
     return undefined;
@@ -166,6 +164,10 @@ function explain(request: SandboxRequest, draft: Draft, link: GuestLink, reason:
 
 async function setUp(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps, draft: Draft, link: GuestLink, side: HostSide, phases: Phases): Promise<GuestSandbox> {
   const { config, container, logger } = request;
+  // Below the virtual machine: a group with processes in it cannot be removed.
+  undo.push('cgroups', async () => {
+    await draft.cgroups?.remove();
+  });
   const containerUndo = new UndoStack();
   undo.push(`container "${container.id}"`, async () => {
     await containerUndo.unwind();
@@ -195,7 +197,7 @@ async function setUp(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps
   });
   const preparing = (async (): Promise<readonly [PreparedContainer, readonly string[]]> => {
     const prepared = await phases.time('rootfs', () => prepareContainer(containerUndo, side.prepare, container));
-    draft.cgroups = await phases.time('cgroup', () => makeCgroups(undo, request, deps));
+    draft.cgroups = await phases.time('cgroup', () => makeCgroups(request, deps));
     draft.joinCgroups(warn);
     draft.save();
     return [prepared, await dnsLinesOf(container.spec)];
