@@ -116,7 +116,7 @@ test('every field of the configuration travels', () => {
     process: {
       terminal: true,
       consoleSize: { height: 24, width: 80 },
-      user: { uid: 1, gid: 2, additionalGids: [3], username: 'u' },
+      user: { uid: 1, gid: 2, additionalGids: [3], username: 'u', umask: 0o27 },
       args: ['a'],
       env: ['E=1'],
       cwd: '/w',

@@ -57,6 +57,7 @@ export function toWireProcess(process: OciProcess): Process {
       gid: u32(user?.gid, 'process.user.gid'),
       additionalGids: (user?.additionalGids ?? []).map((gid) => u32(gid, 'process.user.additionalGids')),
       username: user?.username ?? '',
+      ...(user?.umask === undefined ? {} : { umask: u32(user.umask, 'process.user.umask') }),
     },
     args: process.args ?? [],
     env: process.env ?? [],

@@ -65,6 +65,8 @@ export interface User {
   gid: number;
   additionalGids: number[];
   username: string;
+  /** Ours: upstream's message has no umask. Other agents skip the field. */
+  umask?: number | undefined;
 }
 
 export interface LinuxCapabilities {
@@ -879,7 +881,7 @@ export const Box: MessageFns<Box> = {
 };
 
 function createBaseUser(): User {
-  return { uid: 0, gid: 0, additionalGids: [], username: "" };
+  return { uid: 0, gid: 0, additionalGids: [], username: "", umask: undefined };
 }
 
 export const User: MessageFns<User> = {
@@ -899,6 +901,9 @@ export const User: MessageFns<User> = {
     }
     if (message.username !== "") {
       writer.uint32(34).string(message.username);
+    }
+    if (message.umask !== undefined) {
+      writer.uint32(8000).uint32(message.umask);
     }
     return writer;
   },
@@ -958,6 +963,14 @@ export const User: MessageFns<User> = {
             message.username = reader.string();
             continue;
           }
+          case 1000: {
+            if (tag !== 8000) {
+              break;
+            }
+
+            message.umask = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -979,6 +992,7 @@ export const User: MessageFns<User> = {
     message.gid = object.gid ?? 0;
     message.additionalGids = object.additionalGids?.map((e) => e) || [];
     message.username = object.username ?? "";
+    message.umask = object.umask ?? undefined;
     return message;
   },
 };

@@ -40,7 +40,7 @@ export function processFromWire(process: wire.Process): OciProcess {
   return compact<OciProcess>({
     terminal: process.terminal,
     consoleSize: consoleSize === undefined || consoleSize.height === 0 ? undefined : { height: consoleSize.height, width: consoleSize.width },
-    user: { uid: user?.uid ?? 0, gid: user?.gid ?? 0, additionalGids: user?.additionalGids ?? [] },
+    user: { uid: user?.uid ?? 0, gid: user?.gid ?? 0, additionalGids: user?.additionalGids ?? [], ...(user?.umask === undefined ? {} : { umask: user.umask }) },
     args: process.args,
     env: process.env,
     cwd: process.cwd === '' ? '/' : process.cwd,
