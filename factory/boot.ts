@@ -40,6 +40,8 @@ async function warmUp(agent: Awaited<ReturnType<FactoryDeps['connectAgent']>>, d
     agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n),
     agent.reseedRandom(new Uint8Array(512)),
     agent.getGuestDetails(),
+    // Answered when the guest has all its modules; sets nothing in a guest without interfaces.
+    agent.updateRoutes([]),
   ]);
 }
 

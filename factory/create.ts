@@ -1,6 +1,11 @@
 /** Builds a factory from the configuration. */
 import { join } from 'node:path';
 import { KataError } from '../base/errors';
+import type { Logger } from '../base/log';
+import type { RuntimeConfig } from '../virtcontainers/config/types';
+import { DEFAULT_DEPS } from '../virtcontainers/sandbox/deps';
+import { DEFAULT_ROOTS } from '../virtcontainers/sandbox/roots';
+import { agentParams } from '../virtcontainers/vm/spec';
 import { CacheFactory, type CacheOptions } from './cache/cache';
 import { Counters } from './counters';
 import { DirectFactory } from './direct/direct';
@@ -25,6 +30,16 @@ export interface FactoryOptions {
   readonly deps: FactoryDeps;
   readonly mounts?: TemplateMounts;
   readonly cacheOptions?: Omit<CacheOptions, 'count'>;
+}
+
+/** What VMs are made from by a configuration as it is in the file, before a sandbox's annotations. */
+export function baseConfigOf(config: RuntimeConfig): BaseConfig {
+  const { hypervisor } = config;
+  return { hypervisor, vcpus: hypervisor.defaultVcpus, memoryMiB: hypervisor.defaultMemory, kernelParams: agentParams(config) };
+}
+
+export function hostDeps(logger: Logger): FactoryDeps {
+  return { driverFor: DEFAULT_DEPS.driverFor, connectAgent: DEFAULT_DEPS.connectAgent, vmRoot: DEFAULT_ROOTS.vm, now: () => Date.now(), logger };
 }
 
 export function countersOf(templatePath: string): Counters {
@@ -56,4 +71,19 @@ export function newFactory(options: FactoryOptions): Factory {
   const chosen: [BaseFactory, ...BaseFactory[]] =
     cacheCount > 0 ? [new CacheFactory(first, deps, { ...options.cacheOptions, count: cacheCount }), ...others] : [first, ...others];
   return new Factory(chosen, deps, countersOf(templatePath));
+}
+
+/**
+ * A shim's factory, from the configuration without annotations: a sandbox that annotations changed too much boots its
+ * own VM. Undefined where neither templates nor the cache are on. Makes nothing yet: the first `getVm` does.
+ */
+export function createFactory(config: RuntimeConfig, logger: Logger): Factory | undefined {
+  const { enableTemplate, templatePath, vmCacheNumber, vmCacheEndpoint } = config.factory;
+  if (!enableTemplate && vmCacheNumber === 0) {
+    return undefined;
+  }
+  return newFactory({
+    base: baseConfigOf(config), template: enableTemplate, templatePath, vmCache: vmCacheNumber > 0, cacheCount: 0,
+    cacheEndpoint: vmCacheEndpoint, fetchOnly: false, deps: hostDeps(logger), mounts: hostTemplateMounts(true),
+  });
 }

@@ -2,6 +2,8 @@
 import { KataError } from '../base/errors';
 import type { Logger } from '../base/log';
 import type { OciResources } from '../base/oci-spec';
+import type { RuntimeConfig } from '../virtcontainers/config/types';
+import type { VmFactory } from '../virtcontainers/sandbox/types';
 import type { Backend } from './task/types';
 
 
@@ -13,6 +15,7 @@ const load = {
   json: () => require('../virtcontainers/bundle/json') as typeof import('../virtcontainers/bundle/json'),
   config: () => require('../virtcontainers/config/load') as typeof import('../virtcontainers/config/load'),
   annotations: () => require('../virtcontainers/config/annotations') as typeof import('../virtcontainers/config/annotations'),
+  factory: () => require('../factory/create') as typeof import('../factory/create'),
   sandbox: () => require('../virtcontainers/sandbox/sandbox') as typeof import('../virtcontainers/sandbox/sandbox'),
 };
 
@@ -37,11 +40,19 @@ export function prefetch(): void {
 
 /** The real backend. */
 export function createBackend(logger: Logger): Backend {
+  /** What a sandbox's configuration was before its annotations: what the factory's VMs are made from. */
+  const bases = new WeakMap<RuntimeConfig, RuntimeConfig>();
+  const factoryFor = (config: RuntimeConfig): VmFactory | undefined => {
+    const { enableTemplate, vmCacheNumber } = config.factory;
+    return enableTemplate || vmCacheNumber > 0 ? load.factory().createFactory(bases.get(config) ?? config, logger) : undefined;
+  };
   return {
     readBundle: (path) => load.bundle().readBundle(path),
     loadConfig: async (configPath, bundle) => {
       const options = { env: process.env, ...(configPath === undefined ? {} : { configPath }) };
-      const config = await load.annotations().applyAnnotations(load.config().loadConfig(options), bundle.spec.annotations);
+      const base = load.config().loadConfig(options);
+      const config = await load.annotations().applyAnnotations(base, bundle.spec.annotations);
+      bases.set(config, base);
       if (config.runtime.enableDebug) {
         logger.setLevel('debug');
       }
@@ -50,7 +61,7 @@ export function createBackend(logger: Logger): Backend {
       }
       return config;
     },
-    createSandbox: (request) => load.sandbox().createSandbox({ ...request, factory: undefined }),
+    createSandbox: (request) => load.sandbox().createSandbox({ ...request, factory: factoryFor(request.config) }),
     encodeStats: (stats) => (require('./task/stats') as typeof import('./task/stats')).metricsOf(stats),
     parseProcess: (json) => load.shape().checkProcessShape(parseJson(json, 'process'), 'exec'),
     parseResources: (json) => {

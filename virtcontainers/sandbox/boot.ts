@@ -43,7 +43,7 @@ async function fromFactory(undo: UndoStack, context: BootContext): Promise<Boote
   if (factory === undefined) {
     return undefined;
   }
-  const found = await phases.time('factory', () => factory.getVm(spec, link.signal));
+  const found = await phases.time('factory', () => factory.getVm(spec, link.signal, request.observer.onAgentCall));
   if (found === undefined) {
     return undefined;
   }

@@ -19,7 +19,7 @@ export interface FactoryVm {
 
 /** Declared here, implemented by factory/. `undefined` from getVm: boot directly (the factory has counted and logged why). */
 export interface VmFactory {
-  getVm(spec: VmSpec, signal: AbortSignal): Promise<FactoryVm | undefined>;
+  getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: SandboxObserver['onAgentCall']): Promise<FactoryVm | undefined>;
 }
 
 /** One named step of a start with its length; same names in log, metrics and bench. */
