@@ -4,15 +4,32 @@ import { describeError } from '../base/errors';
 import type { CliHost } from './host';
 import type { Registrar, Runner } from './registrar';
 import { registerCheck } from './check/command';
+import { registerCollectData } from './collect/command';
+import { registerCompletion } from './completion/command';
 import { registerDirectVolume } from './direct-volume';
 import { registerEnv } from './env/command';
 import { registerExec } from './exec/command';
+import { registerExplain } from './explain';
+import { registerGc } from './gc/command';
 import { registerIptables } from './iptables';
 import { registerMetrics } from './metrics';
+import { registerPs } from './ps';
 import { defaultConfigPaths, Session, type GlobalOptions } from './session';
 import { versionText } from './version';
 
-const REGISTRARS: readonly Registrar[] = [registerCheck, registerEnv, registerExec, registerMetrics, registerDirectVolume, registerIptables];
+const REGISTRARS: readonly Registrar[] = [
+  registerCheck,
+  registerEnv,
+  registerExec,
+  registerMetrics,
+  registerDirectVolume,
+  registerIptables,
+  registerPs,
+  registerGc,
+  registerCollectData,
+  registerExplain,
+  registerCompletion,
+];
 
 /** Go's flags come with one dash or two; commander takes one dash for a run of short ones. Behind `--` nothing changes. */
 export function normalizeDashes(args: readonly string[]): string[] {

@@ -45,8 +45,12 @@ async function networkPart(session: Session, options: CheckOptions, fetcher: Fet
     host.err(`kata-runtime: ${checked.warning}\n`);
   }
   // With --json standard output is for the one object.
-  const write = options.json === true && options.onlyListReleases !== true ? host.err : host.out;
-  write(checked.lines.map((line) => `${line}\n`).join(''));
+  const text = checked.lines.map((line) => `${line}\n`).join('');
+  if (options.json === true && options.onlyListReleases !== true) {
+    host.err(text);
+  } else {
+    host.out(text);
+  }
 }
 
 /** The check works with a broken configuration too: it then judges for QEMU and says so. */

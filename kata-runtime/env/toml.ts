@@ -32,7 +32,7 @@ function writeTable(path: readonly string[], table: EnvRecord, lines: string[]):
   const entries = Object.entries(table);
   for (const [key, value] of entries) {
     if (value !== null && !isRecord(value) && !isRecordList(value)) {
-      lines.push(`${indent}  ${key} = ${scalar(value as string)}`);
+      lines.push(`${indent}  ${key} = ${scalar(value)}`);
     }
   }
   for (const [key, value] of entries) {
