@@ -1,0 +1,57 @@
+/** The text of a VM that did not start: one line of facts. (The sandbox's report adds the rest.) */
+import { describeExit } from '../../../base/child';
+import { describeError, KataError, codeOf } from '../../../base/errors';
+import type { VmFacts } from '../types';
+
+/** The last line that says something. */
+export function lastLine(text: string): string {
+  const lines = text
+    .split(/\r?\n/)
+    // eslint-disable-next-line no-control-regex
+    .map((line) => line.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '').trim())
+    .filter((line) => line !== '');
+  return (lines.at(-1) ?? '').slice(0, 300);
+}
+
+/** The line of a kernel panic, if the console shows one: the lines after it are only a stack. */
+function panicLine(text: string): string {
+  const at = text.lastIndexOf('Kernel panic');
+  return at < 0 ? '' : (text.slice(at).split(/\r?\n/)[0] ?? '').slice(0, 300);
+}
+
+export interface StartFailure {
+  readonly id: string;
+  readonly facts: VmFacts;
+  readonly cause: unknown;
+  /** Why the guest ended, as QEMU told it (`guest-reset`, `guest-shutdown`), if it did. */
+  readonly shutdownReason: string | undefined;
+  readonly timedOut: boolean;
+  readonly waitedMs: number;
+  readonly configKey: string;
+}
+
+/** Composes the error of a failed start. */
+export function startFailure(failure: StartFailure): KataError {
+  const { facts } = failure;
+  const parts: string[] = [];
+  if (facts.exit !== undefined && !failure.timedOut) {
+    const why = failure.shutdownReason === undefined ? '' : ` because the guest ended (${failure.shutdownReason})`;
+    parts.push(`${facts.program} ended with ${describeExit(facts.exit)}${why}`);
+    if (lastLine(facts.stderrTail) !== '') {
+      parts.push(lastLine(facts.stderrTail));
+    }
+  } else if (failure.timedOut) {
+    parts.push(`guest not up within ${(failure.waitedMs / 1000).toFixed(1)} s (${failure.configKey}), accelerator ${facts.accelerator}`);
+  } else {
+    parts.push(describeError(failure.cause));
+  }
+  const spoken = panicLine(facts.consoleTail) || lastLine(facts.consoleTail);
+  if (spoken !== '') {
+    parts.push(`last on the guest console: ${spoken}`);
+  } else if (failure.timedOut) {
+    parts.push('nothing on the guest console');
+  }
+  const hint = failure.cause instanceof KataError ? failure.cause.hint : undefined;
+  const code = failure.timedOut ? 'DeadlineExceeded' : facts.exit !== undefined ? 'FailedPrecondition' : codeOf(failure.cause);
+  return new KataError(code, `start VM "${failure.id}": ${parts.join('; ')}`, { cause: failure.cause, ...(hint === undefined ? {} : { hint }) });
+}
