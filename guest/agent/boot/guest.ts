@@ -6,7 +6,7 @@ import { log } from '../console-log';
 import { SerialChannel } from '../channel/serial';
 import { openPort, waitForPort } from '../channel/virtio-port';
 import { optionsFromCommandLine, readCommandLine, type AgentOptions } from '../options';
-import { runTool } from '../process/tool';
+import { setLoopbackUp } from './loopback';
 import { loadInBackground, loadOne, readModuleLists } from './modules';
 import { mountEssentials, mountRest } from './mounts';
 
@@ -18,12 +18,14 @@ const SERIAL_FIRST_MS = 1000;
 
 /** Boots the guest up to the point where the agent can be called; what is left goes on in the background. */
 export async function bootGuest(start: (options: AgentOptions, ready: Promise<void>) => TtrpcServer): Promise<void> {
+  const entryMs = Math.round(performance.now());
   mountEssentials();
   const options = optionsFromCommandLine(readCommandLine());
   log.setLevel(options.logLevel);
   const modules = readModuleLists();
+  const mountedMs = Math.round(performance.now());
   modules.boot.forEach((path) => loadOne(path));
-  mountRest();
+  const modulesMs = Math.round(performance.now());
   const ready = defer<undefined>();
   const server = start(options, ready.promise);
   const serial = serveSerial(server);
@@ -33,19 +35,17 @@ export async function bootGuest(start: (options: AgentOptions, ready: Promise<vo
   }
   // The first answer comes before the rest of the modules.
   await Promise.race([serial, sleep(SERIAL_FIRST_MS)]);
-  log.debug('loading modules', { count: modules.later.length, uptimeMs: Math.round(performance.now()) });
+  log.debug('agent can be called', { entryMs, mountedMs, modulesMs, uptimeMs: Math.round(performance.now()) });
   await finishBoot(options, modules.later, () => ready.resolve(undefined));
   await serial;
 }
 
 async function finishBoot(options: AgentOptions, later: readonly string[], onModules: () => void): Promise<void> {
   bestEffort('oom score', () => writeFileSync('/proc/self/oom_score_adj', '-997'));
-  const loopback = runTool('ip', ['link', 'set', 'lo', 'up'], { timeoutMs: 30_000 }).catch((reason: unknown) => {
-    log.warn('loopback is not up', { error: describeError(reason) });
-  });
+  mountRest();
+  bestEffort('loopback', setLoopbackUp);
   await loadInBackground(later);
   log.debug('modules are loaded', { uptimeMs: Math.round(performance.now()) });
-  await loopback;
   onModules();
   if (later.length > 0) {
     serveVsockLate?.();

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TtrpcError } from 'ttrpc-ts';
 import { processOf, specOf, type AgentClient } from './mock-agent';
 import { missingGuest, RealGuest } from './real-guest';
@@ -50,6 +52,8 @@ describe('guest agent as PID 1 of the embedded guest, in QEMU without KVM', { sk
     const address = { family: 0 as const, address: '10.1.2.3', mask: '24' };
     const wanted = { device: 'eth0', name: 'net7', ipAddresses: [address], mtu: 1400n, hwAddr: MAC, devicePath: '', type: '', rawFlags: 0 };
     await client.call('updateInterface', { interface: wanted });
+    const loopback = (await client.call('listInterfaces')).interfaces.find(({ name }) => name === 'lo');
+    assert.equal(loopback?.ipAddresses[0]?.address, '127.0.0.1');
     const found = (await client.call('listInterfaces')).interfaces.find(({ hwAddr }) => hwAddr === MAC);
     assert.equal(found?.name, 'net7');
     assert.equal(found.mtu, 1400n);
@@ -117,6 +121,21 @@ describe('guest agent as PID 1 of the embedded guest, in QEMU without KVM', { sk
       assert.equal(await client.check(), 1);
     }
     assert.match((await client.call('getDiagnosticData', { logType: 'containers' })).data, /box pid=\d+ exit=none/);
+  });
+
+  it('gives a shell on the console port', LIMIT, async () => {
+    for (let round = 0; round < 2; round++) {
+      const shell = connect(join(guest.folder, 'console.sock'));
+      let text = '';
+      shell.setEncoding('utf8').on('data', (chunk) => (text += String(chunk)));
+      while (!/pid-\d+-end/.test(text)) {
+        shell.write('echo pid-$((4000+4))-end\n');
+        await sleep(500);
+      }
+      assert.match(text, /pid-4004-end/);
+      shell.destroy();
+      await sleep(300);
+    }
   });
 
   it('kills and removes, and ends its sandbox', LIMIT, async () => {

@@ -14,7 +14,7 @@ import { AgentClient } from './mock-agent';
 const GUEST = process.env['KATA_TEST_GUEST'] ?? join(__dirname, '..', '..', '..', 'build', 'guest');
 const BOOT_TIMEOUT_MS = 120_000;
 const PARAMETERS =
-  'quiet cryptomgr.notests tsc=reliable no_timer_check rcupdate.rcu_expedited=1 mitigations=off audit=0 apparmor=0 init_on_alloc=0 rodata=off i8042.noaux i8042.nokbd console=ttyS0 agent.log=debug memhp_default_state=online';
+  'quiet cryptomgr.notests tsc=reliable no_timer_check rcupdate.rcu_expedited=1 mitigations=off audit=0 apparmor=0 init_on_alloc=0 rodata=off i8042.noaux i8042.nokbd console=ttyS0 agent.log=debug memhp_default_state=online agent.debug_console';
 
 /** Why a real guest cannot be had here; undefined if it can. */
 export function missingGuest(): string | undefined {
@@ -67,6 +67,7 @@ export class RealGuest {
         '-M', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max,la57=off', '-m', '1024,slots=2,maxmem=2G', '-smp', '1,maxcpus=2', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot',
         '-kernel', join(GUEST, 'vmlinux'), '-initrd', join(GUEST, 'initrd.img'), '-append', PARAMETERS, '-serial', `file:${join(folder, 'console')}`,
         '-device', 'virtio-serial-pci,id=vser0', '-chardev', `socket,id=ch0,server=on,wait=off,path=${join(folder, 'agent.sock')}`, '-device', 'virtserialport,chardev=ch0,name=agent.channel.0,id=vport0',
+        '-chardev', `socket,id=ch1,server=on,wait=off,path=${join(folder, 'console.sock')}`, '-device', 'virtserialport,chardev=ch1,name=console.channel.0,id=vport1',
         '-fsdev', `local,id=fs0,path=${share},security_model=none,multidevs=remap`, '-device', 'virtio-9p-pci,fsdev=fs0,mount_tag=kataShared',
         '-netdev', 'hubport,id=n0,hubid=0', '-device', 'virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile=',
       ],
