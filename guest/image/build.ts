@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
 import { describeError, KataError } from '../../base/errors';
 import { agentEntries, baseEntries, kernelRelease } from './contents';
+import { compileAgent } from './compile-agent';
 import { cpioOf, withParents, type Entry } from './cpio';
 import { extractKernel } from './kernel';
 import { lz4Legacy } from './lz4';
@@ -20,7 +21,7 @@ const ROOT = join(__dirname, '../..');
 const CACHE = join(ROOT, '.cache/debs');
 const BASES = join(ROOT, '.cache/guest');
 /** Sources that the base does not depend on. */
-const NOT_IN_BASE: ReadonlySet<string> = new Set(['init.ts', 'synthetic-elf.ts']);
+const NOT_IN_BASE: ReadonlySet<string> = new Set(['init.ts', 'agent-script.ts', 'synthetic-elf.ts']);
 
 interface Options {
   readonly agent: string;
@@ -116,7 +117,7 @@ function isUpToDate(out: string, key: string): Manifest | undefined {
 function bundleInit(): Buffer {
   const built = buildSync({
     absWorkingDir: ROOT, entryPoints: ['guest/image/init.ts'], bundle: true, write: false, platform: 'node', target: 'node20', format: 'cjs', minify: true,
-    external: ['./agent.cjs'], banner: { js: '#!/usr/bin/node' }, tsconfig: join(ROOT, 'tsconfig.json'), logLevel: 'warning',
+    banner: { js: '#!/usr/bin/node' }, tsconfig: join(ROOT, 'tsconfig.json'), logLevel: 'warning',
   });
   return Buffer.from(built.outputFiles[0]?.contents ?? []);
 }
@@ -199,7 +200,7 @@ function build(options: Options, packages: readonly Package[], baseKey: string, 
   mkdirSync(options.out, { recursive: true });
   const work = mkdtempSync(join(options.out, '.building-'));
   try {
-    const agent = agentEntries(ours);
+    const agent = agentEntries({ ...ours, 'agent.code': compileAgent(options.node, readFileSync(options.agent)) });
     // The plain archive first: the kernel takes what follows a compressed one for its continuation.
     const initrd = writeParts(join(work, 'initrd.img'), [padded(cpioOf(agent)), readFileSync(join(from, 'base.cpio.lz4'))]);
     const manifest: Manifest = {
