@@ -3,10 +3,10 @@ import type { AgentConfig, FactoryConfig, RuntimeSection } from './types';
 import { defineKey, defineKeys, UINT64, type KeySpec } from './schema';
 
 export const FACTORY_KEYS: readonly KeySpec[] = [
-  defineKey('enable_template', 'boolean', '', 'new VMs are clones of one template VM; needs initrd', { status: 'later' }),
-  defineKey('template_path', 'string', '', 'folder of the templates', { default: '/run/vc/vm/template', status: 'later' }),
-  defineKey('vm_cache_number', 'integer', '', 'booted VMs that are kept ready; qemu only', { status: 'later' }),
-  defineKey('vm_cache_endpoint', 'string', '', 'socket of the cache server', { default: '/var/run/kata-containers/cache.sock', status: 'later' }),
+  defineKey('enable_template', 'boolean', '', 'new VMs are clones of one template VM; needs initrd'),
+  defineKey('template_path', 'string', '', 'folder of the templates', { default: '/run/vc/vm/template' }),
+  defineKey('vm_cache_number', 'integer', '', 'booted VMs that are kept ready; qemu only'),
+  defineKey('vm_cache_endpoint', 'string', '', 'socket of the cache server', { default: '/var/run/kata-containers/cache.sock' }),
 ];
 
 export const AGENT_KEYS: readonly KeySpec[] = [

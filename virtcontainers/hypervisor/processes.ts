@@ -3,6 +3,7 @@ import { Child, isProcessAlive, processStartTime, type StartOptions } from '../.
 import { sleep } from '../../base/deadline';
 import { KataError } from '../../base/errors';
 import { inNetns, killProcess } from '../../base/syscalls';
+import { lifelineCommand } from './lifeline';
 import type { VmSpec, VmState } from './types';
 import { removeVmFolder } from './vm-folder';
 
@@ -10,9 +11,13 @@ const SIGKILL = 9;
 const KILL_WAIT_MS = 900;
 const KILL_POLL_MS = 5;
 
-/** Starts a program that the kernel kills when we die; it keeps its pid through setpriv. */
-export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: StartOptions): Child {
-  const start = (): Child => Child.start('setpriv', ['--pdeathsig', 'KILL', '--', file, ...args], options);
+/**
+ * Starts a program that the kernel kills when we die; it keeps its pid through setpriv. With the folder of a lifeline it
+ * ends with the last holder of that instead, and signals to our group do not reach it.
+ */
+export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: StartOptions, lifelineOf?: string): Child {
+  const [program, words] = lifelineOf === undefined ? ['setpriv', ['--pdeathsig', 'KILL', '--', file, ...args]] : lifelineCommand(lifelineOf, file, args);
+  const start = (): Child => Child.start(program, words, lifelineOf === undefined ? options : { ...options, detached: true });
   switch (netns.kind) {
     case 'host':
       return start();
@@ -24,7 +29,7 @@ export function startGuarded(file: string, args: readonly string[], netns: VmSpe
 }
 
 /** Pid and start time, as they go into a state. */
-export function processEntry(name: string, child: Child): VmState['processes'][number] {
+export function processEntry(name: string, child: Pick<Child, 'pid'>): VmState['processes'][number] {
   return { name, pid: child.pid, startTime: processStartTime(child.pid) ?? '' };
 }
 

@@ -33,5 +33,6 @@ export const qemuDriver: HypervisorDriver = {
   capabilities,
   check,
   createVm: (spec) => new QemuVm(spec, capabilities(spec.config)),
+  adoptVm: (spec, state, signal) => QemuVm.adopt(spec, capabilities(spec.config), state, signal),
   cleanup: cleanupState,
 };

@@ -10,13 +10,15 @@ import type { Accelerator } from './accelerator';
 import { commandLine } from './command-line';
 import { fileIn } from './layout';
 import { InheritedFds, type AgentChannel, type QemuPlan } from './plan';
-import type { QemuVersion } from './version';
 import { startVirtiofsd } from './virtiofsd';
 import { randomBytes } from './vsock';
 
+/** A process of a VM: a child, or one that was taken over. */
+export type VmProcess = Pick<Child, 'pid' | 'exited' | 'exit' | 'stderr'> & { kill(signal: 'SIGKILL'): boolean };
+
 export interface Launched {
-  readonly qemu: Child;
-  readonly virtiofsd: Child | undefined;
+  readonly qemu: VmProcess;
+  readonly virtiofsd: VmProcess | undefined;
   /** Connecting or connected to QEMU's monitor. */
   readonly monitor: Socket;
   /** Number in QEMU of the open state file; clones only. */
@@ -27,7 +29,6 @@ export interface LaunchInput {
   readonly spec: VmSpec;
   readonly accelerator: Accelerator;
   readonly channel: AgentChannel;
-  readonly version: QemuVersion;
 }
 
 function uuid(): string {
@@ -38,7 +39,7 @@ function uuid(): string {
 }
 
 /** Facts about the host that the command line needs. */
-export function makePlan({ spec, accelerator, channel, version }: LaunchInput): QemuPlan {
+export function makePlan({ spec, accelerator, channel }: LaunchInput): QemuPlan {
   return {
     spec,
     accelerator: accelerator.kind,
@@ -48,8 +49,6 @@ export function makePlan({ spec, accelerator, channel, version }: LaunchInput): 
     channel,
     imageBytes: spec.config.image === '' ? 0 : statSync(spec.config.image).size,
     token: randomBytes(8).toString('hex'),
-    hasVhostNet: false,
-    version,
   };
 }
 
@@ -81,7 +80,7 @@ export async function launch(input: LaunchInput, undo: UndoStack): Promise<Launc
     const monitor = connect(fileIn(spec.directory, 'qmp'));
     undo.push('the monitor', () => void monitor.destroy());
     monitor.on('error', () => undefined);
-    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore' });
+    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore' }, spec.transferable === true ? spec.directory : undefined);
     undo.push('QEMU', () => void qemu.kill('SIGKILL'));
     return { qemu, virtiofsd, monitor, stateFd };
   } finally {

@@ -1,21 +1,23 @@
 /** One VM of QEMU, from launch to the last file removed. */
+import { closeSync } from 'node:fs';
 import { connect } from 'node:net';
-import type { Child, ChildExit } from '../../../base/child';
+import type { ChildExit } from '../../../base/child';
 import { describeExit } from '../../../base/child';
 import { defer, timeoutSignal, withTimeout, abortError, type Deferred } from '../../../base/deadline';
 import { KataError } from '../../../base/errors';
 import { StateMachine } from '../../../base/state-machine';
 import { UndoStack } from '../../../base/undo';
 import { ConsoleLog } from '../console-log';
+import { AdoptedProcess, makeLifeline, takeLifeline, waitTaken } from '../lifeline';
 import { processEntry } from '../processes';
 import { VM_TRANSITIONS, type VmLifeState, type VmTrigger } from '../state';
-import type { AgentUrl, DriverCapabilities, HotplugControl, PauseControl, ResizeControl, SnapshotControl, Vm, VmFacts, VmSpec, VmState } from '../types';
+import type { AgentUrl, DriverCapabilities, HotplugControl, PauseControl, ResizeControl, SnapshotControl, TransferControl, Vm, VmFacts, VmSpec, VmState } from '../types';
 import { makeVmFolder, removeVmFolder } from '../vm-folder';
 import { hostAccelerator, type Accelerator } from './accelerator';
 import { startFailure } from './failure';
 import { checkFiles } from './files-check';
 import { QemuHotplug } from './hotplug';
-import { launch, type Launched } from './launch';
+import { launch, type Launched, type VmProcess } from './launch';
 import { AGENT_PORT_ID, fileIn } from './layout';
 import type { QmpClient, QmpEvent } from './qmp/client';
 import { asCount, asObject, asObjects, asString } from './qmp/shape';
@@ -43,6 +45,7 @@ export class QemuVm implements Vm {
   readonly snapshot: SnapshotControl;
   readonly hotplug?: HotplugControl;
   readonly resize?: ResizeControl;
+  readonly transfer?: TransferControl;
   private readonly life: StateMachine<VmLifeState, VmTrigger>;
   private readonly undo = new UndoStack();
   private readonly console: ConsoleLog;
@@ -52,6 +55,7 @@ export class QemuVm implements Vm {
   private accelerator: Accelerator | undefined;
   private url: AgentUrl;
   private launched: Launched | undefined;
+  private lifelineFd = -1;
   private monitor: QmpClient | undefined;
   private shutdownReason: string | undefined;
   private processes: VmState['processes'] = [];
@@ -66,10 +70,13 @@ export class QemuVm implements Vm {
     this.console = new ConsoleLog(fileIn(spec.directory, 'consoleLog'));
     this.url = `serial://${fileIn(spec.directory, 'agent')}`;
     const qmp = (): QmpClient => this.qmp();
-    this.pause = { pause: async () => void (await qmp().execute('stop')), resume: async () => void (await qmp().execute('cont')) };
+    this.pause = { pause: async () => { await qmp().execute('stop'); }, resume: async () => { await qmp().execute('cont'); } };
     this.snapshot = { save: (timeoutMs) => this.save(timeoutMs) };
     if (capabilities.blockHotplug || capabilities.netHotplug) {
       this.hotplug = new QemuHotplug(spec, qmp);
+    }
+    if (spec.transferable === true) {
+      this.transfer = { handOver: () => this.handOver(), release: (timeoutMs) => this.release(timeoutMs) };
     }
     if (capabilities.resize) {
       this.resize = new QemuResize(spec, hostAccelerator(spec.config.accelerator).kind, qmp);
@@ -78,6 +85,20 @@ export class QemuVm implements Vm {
 
   get agentUrl(): AgentUrl {
     return this.url;
+  }
+
+  /** Takes a VM over that another process has handed over; see `TransferControl`. */
+  static async adopt(spec: VmSpec, capabilities: DriverCapabilities, state: VmState, signal: AbortSignal): Promise<QemuVm> {
+    const vm = new QemuVm(spec, capabilities);
+    vm.life.move('start');
+    try {
+      await vm.takeOver(state, signal);
+      vm.life.tryMove('up');
+      return vm;
+    } catch (reason) {
+      await vm.stop();
+      throw reason;
+    }
   }
 
   get pid(): number {
@@ -187,21 +208,73 @@ export class QemuVm implements Vm {
 
   private async launchAll(accelerator: Accelerator, options: StartOptions, signal: AbortSignal): Promise<void> {
     const { spec } = this;
-    const version = await qemuVersion(spec.config.path);
+    await qemuVersion(spec.config.path);
     this.throwIfAborted(signal);
     makeVmFolder(spec.directory);
     this.undo.push('the VM folder', () => { removeVmFolder(spec.directory, spec.id); });
     this.undo.push('the console', () => { this.console.close(); });
+    if (spec.transferable === true) {
+      const fd = makeLifeline(spec.directory);
+      this.lifelineFd = fd;
+      this.undo.push('the lifeline', () => { closeSync(fd); });
+    }
     const channel = openChannel(spec.config.agentChannel);
     if (channel.kind === 'vsock') {
       this.url = `vsock://${String(channel.cid)}:${String(AGENT_VSOCK_PORT)}`;
     }
-    const launched = await launch({ spec, accelerator, channel, version }, this.undo);
+    const launched = await launch({ spec, accelerator, channel }, this.undo);
     this.launched = launched;
     this.watch(launched);
     const helper = launched.virtiofsd === undefined ? [] : [processEntry('virtiofsd', launched.virtiofsd)];
     this.processes = [processEntry('qemu', launched.qemu), ...helper];
     options.onLaunched(this.state());
+  }
+
+  private async takeOver(state: VmState, signal: AbortSignal): Promise<void> {
+    const { spec } = this;
+    const [entry] = state.processes;
+    if (entry === undefined) {
+      throw new KataError('DataLoss', `take VM "${this.id}" over: its state names no process`);
+    }
+    const fd = takeLifeline(spec.directory);
+    this.undo.push('the VM folder', () => { removeVmFolder(spec.directory, spec.id); });
+    this.undo.push('the console', () => { this.console.close(); });
+    this.undo.push('the lifeline', () => { closeSync(fd); });
+    this.accelerator = hostAccelerator(spec.config.accelerator);
+    this.url = state.agentUrl;
+    const qemu = new AdoptedProcess(entry);
+    const monitor = connect(fileIn(spec.directory, 'qmp'));
+    this.undo.push('the monitor', () => void monitor.destroy());
+    monitor.on('error', () => undefined);
+    monitor.on('close', () => { qemu.look(); });
+    this.launched = { qemu, virtiofsd: undefined, monitor, stateFd: undefined };
+    this.processes = state.processes;
+    this.watch(this.launched);
+    const { QmpClient: Client } = await import('./qmp/client');
+    this.monitor = await this.orExit(Client.open(monitor, { timeoutMs: CHECK_TIMEOUT_MS, logger: spec.logger, signal }), signal);
+    this.monitor.listen((event) => { this.onEvent(event); });
+    this.console.attach(connect(fileIn(spec.directory, 'console')));
+  }
+
+  private async handOver(): Promise<VmState> {
+    this.life.require('end');
+    this.qmp().close();
+    this.console.close();
+    return Promise.resolve(this.state());
+  }
+
+  private async release(timeoutMs: number): Promise<boolean> {
+    const taken = await Promise.race([waitTaken(this.spec.directory, timeoutMs), this.exited.then(() => false)]);
+    if (!taken) {
+      await this.stop();
+      return false;
+    }
+    // All that is left to undo belongs to the new owner, but for our end of the lifeline.
+    this.launched = undefined;
+    this.stopping = Promise.resolve();
+    this.undo.release();
+    closeSync(this.lifelineFd);
+    return true;
   }
 
   /** Either of the two processes going takes the other with it: a guest without its files hangs for ever. */
@@ -304,7 +377,7 @@ export class QemuVm implements Vm {
   }
 
   private async endProcesses(): Promise<void> {
-    const children = [this.launched?.qemu, this.launched?.virtiofsd].filter((child): child is Child => child !== undefined);
+    const children = [this.launched?.qemu, this.launched?.virtiofsd].filter((child): child is VmProcess => child !== undefined);
     for (const child of children) {
       child.kill('SIGKILL');
       await withTimeout(child.exited, KILL_TIMEOUT_MS, () => new KataError('DeadlineExceeded', `pid ${String(child.pid)} still there after SIGKILL`)).catch((reason: unknown) => {
