@@ -7,7 +7,6 @@ import type { VmFacts } from '../types';
 export function lastLine(text: string): string {
   const lines = text
     .split(/\r?\n/)
-    // eslint-disable-next-line no-control-regex
     .map((line) => line.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '').trim())
     .filter((line) => line !== '');
   return (lines.at(-1) ?? '').slice(0, 300);

@@ -16,9 +16,6 @@ export interface QemuPlan {
   readonly imageBytes: number;
   /** Suffix of ids that upstream makes random. */
   readonly token: string;
-  readonly hasVhostNet: boolean;
-  /** QEMU has -device balloon with free page reporting (5.1). */
-  readonly version: { readonly major: number; readonly minor: number };
 }
 
 /** Numbers descriptors as the child sees them: the first is 3. */

@@ -81,6 +81,10 @@ export class QmpClient {
     }
   }
 
+  private get whyClosed(): KataError | undefined {
+    return this.failure;
+  }
+
   get isOpen(): boolean {
     return this.failure === undefined;
   }
@@ -98,7 +102,7 @@ export class QmpClient {
       if (reason instanceof ResponseError && typeof reason.data === 'string') {
         throw new KataError(CODE_OF_CLASS[reason.data] ?? 'Unknown', `qmp ${command}: ${reason.message}`);
       }
-      throw reason instanceof KataError ? reason : KataError.from(this.failure ?? reason, `qmp ${command}: connection lost`);
+      throw reason instanceof KataError ? reason : KataError.from(this.whyClosed ?? reason, `qmp ${command}: connection lost`);
     }
   }
 
