@@ -18,7 +18,9 @@ async function runVerb(args: ShimArgs): Promise<void> {
     await loadPart('delete').deleteVerb(args);
   } else if (args.action === 'start' || args.action === 'serve') {
     const started = await start(args);
-    if (started !== undefined) {
+    if (started === undefined) {
+      process.exit(0);
+    } else {
       // After containerd has read the reply; it dials while this loads.
       setImmediate(() => {
         loadPart('serve').serve(started);

@@ -1,4 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { KataError } from '../base/errors';
 
 const MAX_STDIN_BYTES = 10 * 1024 * 1024;
@@ -13,12 +14,18 @@ export async function readStdin(): Promise<Uint8Array> {
   let fd: number;
   try {
     const info = fstatSync(0);
+    if (info.isSocket()) {
+      return await readSocket();
+    }
     if (!info.isFIFO() && !info.isFile()) {
       return new Uint8Array(0);
     }
     // Opened anew, so that only our description of the pipe is non-blocking, not the one shared with the caller.
     fd = openSync('/proc/self/fd/0', constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch {
+  } catch (reason) {
+    if (reason instanceof KataError) {
+      throw reason;
+    }
     return new Uint8Array(0);
   }
   try {
@@ -26,6 +33,41 @@ export async function readStdin(): Promise<Uint8Array> {
   } finally {
     closeSync(fd);
   }
+}
+
+/** Some callers give a socket instead of a pipe; those cannot be opened anew. */
+async function readSocket(): Promise<Uint8Array> {
+  const socket = new Socket({ fd: 0, readable: true, writable: false });
+  const chunks: Buffer[] = [];
+  let length = 0;
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(resolve, WAIT_MS);
+      socket.on('data', (chunk: Buffer) => {
+        length += chunk.length;
+        chunks.push(chunk);
+        if (length > MAX_STDIN_BYTES) {
+          reject(tooMuch());
+        }
+      });
+      for (const event of ['end', 'error', 'close']) {
+        socket.on(event, () => {
+          clearTimeout(timer);
+          resolve();
+        });
+      }
+    });
+    return Buffer.concat(chunks);
+  } finally {
+    // Its descriptor is closed by this; /dev/null takes the number, so that no other file gets it.
+    socket.destroy();
+    await new Promise((resolve) => setImmediate(resolve));
+    openSync('/dev/null', constants.O_RDONLY);
+  }
+}
+
+function tooMuch(): KataError {
+  return new KataError('ResourceExhausted', `start: more than ${String(MAX_STDIN_BYTES)} bytes on standard input`);
 }
 
 async function readToEnd(fd: number): Promise<Uint8Array> {
@@ -44,7 +86,7 @@ async function readToEnd(fd: number): Promise<Uint8Array> {
     }
     length += count;
     if (length > MAX_STDIN_BYTES) {
-      throw new KataError('ResourceExhausted', `start: more than ${String(MAX_STDIN_BYTES)} bytes on standard input`);
+      throw tooMuch();
     }
     chunks.push(Buffer.from(buffer.subarray(0, count)));
   }

@@ -1,13 +1,19 @@
 /** Renders /metrics in the Prometheus text format, families as upstream's (and a few more). */
 import type { ProcFigures } from '../../virtcontainers/metrics/proc';
+import { formatFamily, parseMetrics, renameFamily } from '../../virtcontainers/metrics/prometheus-text';
 import type { Sandbox } from '../../virtcontainers/sandbox/types';
 import type { ShimFigures } from './figures';
+import type { Overhead } from './overhead';
 
 export interface MetricsInput {
   readonly sandbox: Pick<Sandbox, 'vmSource' | 'state' | 'containers'>;
   readonly figures: ShimFigures;
   readonly shim: ProcFigures | undefined;
   readonly hypervisor: ProcFigures | undefined;
+  /** Undefined: the sandbox has none. */
+  readonly virtiofsd?: ProcFigures | undefined;
+  /** Of the sample that the scrape before started. */
+  readonly overhead?: Overhead | undefined;
   /** What the guest's agent answered; undefined if it did not. */
   readonly agentText: string | undefined;
 }
@@ -25,6 +31,13 @@ export function renderMetrics(input: MetricsInput): string {
     gauge('kata_shim_containers', 'Containers of the sandbox.', [[{}, sandbox.containers.size]]),
     ...processFamilies('kata_shim', input.shim),
     ...processFamilies('kata_hypervisor', input.hypervisor),
+    ...processFamilies('kata_virtiofsd', input.virtiofsd),
+    ...(input.overhead === undefined
+      ? []
+      : [
+          gauge('kata_shim_pod_overhead_cpu', 'CPU of the pod beyond its containers, in percent of one CPU.', [[{}, input.overhead.cpuPercent]]),
+          gauge('kata_shim_pod_overhead_memory_in_bytes', 'Memory of the pod beyond its containers.', [[{}, input.overhead.memoryBytes]]),
+        ]),
     ...nodeFamilies(),
   ];
   const own = families
@@ -74,18 +87,14 @@ function nodeFamilies(): Family[] {
 }
 
 const MAX_AGENT_LINES = 50_000;
+const RUNTIMES = /^(go|process)_/;
+const AGENTS = /^kata_(agent|guest)_/;
 
-/** The guest's text line by line: names of its own runtime get the agent's prefix; what is no metric line is left out. */
+/** The guest's families, read strictly: those of its own runtime get the agent's prefix, and none can pass for one of ours. */
 function agentFamilies(text: string): string {
-  const lines: string[] = [];
-  for (const line of text.split('\n', MAX_AGENT_LINES)) {
-    const match = /^(# (?:HELP|TYPE) )?([a-zA-Z_:][a-zA-Z0-9_:]*)(.*)$/.exec(line);
-    if (match === null) {
-      continue;
-    }
-    const [, comment = '', name = '', rest = ''] = match;
-    const isRuntimes = name.startsWith('go_') || name.startsWith('process_');
-    lines.push(`${comment}${isRuntimes ? 'kata_agent_' : ''}${name}${rest}`);
-  }
-  return lines.length === 0 ? '' : `${lines.join('\n')}\n`;
+  return parseMetrics(text, MAX_AGENT_LINES)
+    .map((family) => (RUNTIMES.test(family.name) ? renameFamily(family, `kata_agent_${family.name}`) : family))
+    .filter((family, index, all) => AGENTS.test(family.name) && all.findIndex((other) => other.name === family.name) === index)
+    .map(formatFamily)
+    .join('');
 }

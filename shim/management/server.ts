@@ -1,34 +1,33 @@
 /** shim-monitor: HTTP on a unix socket, for kata-runtime and kata-monitor. */
-import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { dirname, join } from 'node:path';
-import { withTimeout } from '../../base/deadline';
-import { describeError, KataError } from '../../base/errors';
-import type { Logger } from '../../base/log';
-import { procFigures } from '../../virtcontainers/metrics/proc';
-import type { Sandbox } from '../../virtcontainers/sandbox/types';
-import type { ShimFigures } from './figures';
-import { renderMetrics } from './metrics';
+import { describeError } from '../../base/errors';
+import { errorAnswer, readBody, type Answer, type Endpoint, type ManagementOptions, type Route } from './answer';
+import { debugEndpoint } from './debug';
+import { agentUrl, getIptables, setIptables, setPolicy } from './guest-endpoints';
+import { sandboxInfo } from './sandbox-info';
+import { scrape } from './scrape';
+import { volumeResize, volumeStats } from './volumes';
 
-export interface ManagementOptions {
-  readonly sandbox: Sandbox;
-  /** The sandbox's bundle: `monitor_address` is written there. */
-  readonly bundle: string;
-  readonly figures: ShimFigures;
-  readonly logger: Logger;
-  /** Where sandboxes keep their state. */
-  readonly stateRoot?: string;
-}
+export type { ManagementOptions } from './answer';
 
-const MAX_BODY_BYTES = 4 * 1024 * 1024;
-const AGENT_TIMEOUT_MS = 5_000;
+/** A client that sends slowly, or nothing, holds a connection no longer than this. */
+const REQUEST_TIMEOUT_MS = 30_000;
+const HEADERS_TIMEOUT_MS = 10_000;
+const MAX_CONNECTIONS = 64;
+/** Longest path of a unix socket address. */
+const MAX_SOCKET_PATH_BYTES = 107;
 
-type Answer = { readonly status: number; readonly body: string };
-type Endpoint = (options: ManagementOptions) => Promise<Answer>;
-
-const ENDPOINTS: Readonly<Record<string, Readonly<Record<string, Endpoint>>>> = {
-  '/metrics': { GET: metrics },
-  '/agent-url': { GET: async ({ sandbox }) => Promise.resolve({ status: 200, body: sandbox.agent.url }) },
+const ROUTES: Readonly<Record<string, Route>> = {
+  '/metrics': { methods: { GET: scrape }, otherwise: 405 },
+  '/agent-url': { methods: { GET: agentUrl }, otherwise: 405 },
+  '/sandbox': { methods: { GET: sandboxInfo }, otherwise: 405 },
+  '/iptables': { methods: { GET: getIptables(false), PUT: setIptables(false) }, otherwise: 501 },
+  '/ip6tables': { methods: { GET: getIptables(true), PUT: setIptables(true) }, otherwise: 501 },
+  '/direct-volume/stats': { methods: { GET: volumeStats }, otherwise: 405 },
+  '/direct-volume/resize': { methods: { POST: volumeResize }, otherwise: 405 },
+  '/policy': { methods: { PUT: setPolicy }, otherwise: 501 },
 };
 
 /** Starts to listen at `<state>/<id>/shim-monitor.sock`; a failure is only logged. Returns what ends it. */
@@ -38,6 +37,9 @@ export function startManagement(options: ManagementOptions): () => void {
   const server = createServer((request, response) => {
     void respond(request, response, options);
   });
+  server.requestTimeout = REQUEST_TIMEOUT_MS;
+  server.headersTimeout = HEADERS_TIMEOUT_MS;
+  server.maxConnections = MAX_CONNECTIONS;
   server.on('error', (error) => {
     logger.warn('shim-monitor does not listen', { path, error: error.message });
   });
@@ -46,7 +48,9 @@ export function startManagement(options: ManagementOptions): () => void {
     rmSync(path, { force: true });
     const mask = process.umask(0o177);
     try {
-      server.listen(path);
+      listenAt(path, (address) => {
+        server.listen(address);
+      });
     } finally {
       process.umask(mask);
     }
@@ -61,46 +65,65 @@ export function startManagement(options: ManagementOptions): () => void {
   };
 }
 
+/** A path that is too long for a socket address is reached through a descriptor of its folder. */
+function listenAt(path: string, listen: (address: string) => void): void {
+  if (Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES) {
+    listen(path);
+    return;
+  }
+  const folder = openSync(dirname(path), 'r');
+  try {
+    listen(`/proc/self/fd/${String(folder)}/shim-monitor.sock`);
+  } finally {
+    closeSync(folder);
+  }
+}
+
 async function respond(request: IncomingMessage, response: ServerResponse, options: ManagementOptions): Promise<void> {
   let answer: Answer;
   try {
     answer = await answerOf(request, options);
   } catch (reason) {
-    answer = { status: 500, body: describeError(reason) };
+    answer = errorAnswer(reason);
   }
-  if (!response.destroyed) {
-    const type = answer.body === '' ? {} : { 'Content-Type': 'text/plain; charset=utf-8' };
-    response.writeHead(answer.status, { ...type, 'Content-Length': Buffer.byteLength(answer.body) });
-    response.end(answer.body);
+  if (response.destroyed) {
+    return;
   }
+  const body = typeof answer.body === 'string' ? Buffer.from(answer.body) : answer.body;
+  const type = body.length === 0 ? {} : { 'Content-Type': answer.type ?? 'text/plain; charset=utf-8' };
+  // What was not read of the body is not waited for.
+  const unread = request.complete ? {} : { Connection: 'close' };
+  response.writeHead(answer.status, { ...type, ...answer.headers, ...unread, 'Content-Length': body.length });
+  response.end(request.method === 'HEAD' ? undefined : body, () => {
+    if (!request.complete) {
+      request.destroy();
+    }
+  });
+}
+
+function endpointOf(path: string, method: string, options: ManagementOptions): Endpoint | Answer {
+  if (path.startsWith('/debug/') && options.sandbox.config.runtime.enablePprof) {
+    return debugEndpoint(path) ?? { status: 404, body: '404 page not found\n' };
+  }
+  const route = Object.hasOwn(ROUTES, path) ? ROUTES[path] : undefined;
+  if (route === undefined) {
+    return { status: 404, body: '404 page not found\n' };
+  }
+  const endpoint = Object.hasOwn(route.methods, method) ? route.methods[method] : undefined;
+  if (endpoint !== undefined) {
+    return endpoint;
+  }
+  const headers = { Allow: Object.keys(route.methods).join(', ') };
+  return route.otherwise === 501 ? { status: 501, body: '', headers } : { status: route.otherwise, body: `method ${method} not allowed\n`, headers };
 }
 
 async function answerOf(request: IncomingMessage, options: ManagementOptions): Promise<Answer> {
-  const path = (request.url ?? '/').split('?', 1)[0] ?? '/';
-  const methods = Object.hasOwn(ENDPOINTS, path) ? ENDPOINTS[path] : undefined;
-  if (methods === undefined) {
-    return { status: 404, body: '404 page not found\n' };
-  }
+  const [path = '/', query = ''] = (request.url ?? '/').split('?', 2);
   const method = request.method === 'HEAD' ? 'GET' : (request.method ?? 'GET');
-  const endpoint = Object.hasOwn(methods, method) ? methods[method] : undefined;
-  if (endpoint === undefined) {
-    return { status: 405, body: `method ${method} not allowed\n` };
+  const endpoint = endpointOf(path, method, options);
+  if (typeof endpoint !== 'function') {
+    return endpoint;
   }
-  if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) {
-    return { status: 413, body: `more than ${String(MAX_BODY_BYTES)} bytes\n` };
-  }
-  request.resume();
-  return endpoint(options);
-}
-
-async function metrics({ sandbox, figures, logger }: ManagementOptions): Promise<Answer> {
-  let agentText: string | undefined;
-  try {
-    agentText = await withTimeout(sandbox.agent.getMetrics(), AGENT_TIMEOUT_MS, () => new KataError('DeadlineExceeded', 'the agent gave no metrics in time'));
-  } catch (reason) {
-    logger.debug('no metrics of the agent', { error: describeError(reason) });
-  }
-  const shim = procFigures(process.pid, false);
-  const hypervisor = procFigures(sandbox.pid, true);
-  return { status: 200, body: renderMetrics({ sandbox, figures, shim, hypervisor, agentText }) };
+  const body = await readBody(request);
+  return endpoint({ options, query: new URLSearchParams(query), body });
 }
