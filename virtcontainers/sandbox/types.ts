@@ -72,6 +72,8 @@ export interface Sandbox {
   createContainer(request: ContainerRequest): Promise<Container>;
   /** Frees a stopped (or created) container in guest and host; FailedPrecondition while it runs. */
   deleteContainer(id: string): Promise<void>;
+  /** Tells the VM that a block device of the host, which is attached to it, has another size now. Absent: not possible. */
+  resizeBlock?(path: string, sizeBytes: bigint): Promise<void>;
   /** Ends everything and frees everything: containers, VM, mounts, cgroups, state folder. Idempotent, bounded, never hangs on a dead guest. */
   stop(): Promise<void>;
 }
