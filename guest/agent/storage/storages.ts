@@ -117,12 +117,12 @@ function makeFolder(path: string, mode = 0o755): void {
   mkdirSync(path, { recursive: true, mode });
 }
 
-/** A mount point of the kind of its source: a folder, or a file. */
-function makeTarget(source: string, target: string): void {
+/** A mount point: a folder, or for the bind mount of a file a file. */
+function makeTarget(source: string, target: string, isBind: boolean): void {
   if (existsSync(target)) {
     return;
   }
-  if (existsSync(source) && !statSync(source).isDirectory()) {
+  if (isBind && existsSync(source) && !statSync(source).isDirectory()) {
     makeFolder(dirname(target));
     writeFileSync(target, '');
   } else {
@@ -137,7 +137,7 @@ function unmountQuietly(target: string): void {
 /** Mounts by the storage's own file system and options, then gives the root its group. */
 export function mountStorage(storage: Storage, target: string): () => void {
   const { flags, propagation, data, groupId } = parseMountOptions(storage.options);
-  makeTarget(storage.source, target);
+  makeTarget(storage.source, target, (flags & MS.BIND) !== 0);
   mount(storage.source, target, storage.fstype, flags, data);
   if ((flags & MS.BIND) !== 0 && (flags & ~(MS.BIND | MS.REC)) !== 0) {
     mount('', target, '', flags | MS.REMOUNT);

@@ -1,4 +1,5 @@
-import { readFileSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { VolumeUsage_Unit as Unit, type VolumeStatsResponse } from '../../../gen/agent/volume';
 import { KataError } from '../../../base/errors';
 import { checkAbsolute } from '../../../base/ids';
@@ -36,10 +37,19 @@ export function mountAt(target: string, mountinfo: string): { readonly device: s
   return found;
 }
 
+/** A SCSI disk tells its new size only when it is asked; other devices have no such file. */
+function rescan(device: string): void {
+  const file = `/sys/class/block/${basename(device)}/device/rescan`;
+  if (device.startsWith('/dev/') && existsSync(file)) {
+    writeFileSync(file, '1');
+  }
+}
+
 /** Grows the file system at a path to its device's size. */
 export async function resizeVolume(path: string): Promise<void> {
   const target = checkAbsolute(path, 'volume');
   const mounted = mountAt(target, readFileSync('/proc/self/mountinfo', 'utf8'));
+  rescan(mounted?.device ?? '');
   switch (mounted?.type) {
     case 'ext2':
     case 'ext3':

@@ -98,6 +98,22 @@ describe('guest agent as PID 1 of the embedded guest, in QEMU without KVM', { sk
     console.log(`  20 MB of stdout, exec included: ${(20_000 / (performance.now() - startedMs)).toFixed(1)} MB/s`);
   });
 
+  it('mounts a block device by its PCI path, and grows it', LIMIT, async () => {
+    const mountPoint = '/run/kata-containers/sandbox/storage/disk';
+    const storages = [{ driver: 'blk', driverOptions: [], source: '10', fstype: 'ext4', options: ['rw'], mountPoint, fsGroup: { groupId: 2000, groupChangePolicy: 0 as const }, shared: false }];
+    const oci = specOf('disk', ['sh', '-c', 'echo written > /vol/file; cat /vol/file']);
+    oci.mounts.push({ destination: '/vol', source: mountPoint, type: 'bind', options: ['rbind', 'rw'] });
+    await client.call('createContainer', { containerId: 'disk', execId: 'disk', storages, oci });
+    await client.call('startContainer', { containerId: 'disk' });
+    assert.equal((await client.readAll('readStdout', 'disk')).toString(), 'written\n');
+    const before = (await client.call('getVolumeStats', { volumeGuestPath: mountPoint })).usage[0]?.total ?? 0n;
+    await client.call('resizeVolume', { volumeGuestPath: mountPoint, size: 0n });
+    const grown = (await client.call('getVolumeStats', { volumeGuestPath: mountPoint })).usage[0]?.total ?? 0n;
+    assert.ok(before > 0n && grown > before, `${String(before)} to ${String(grown)}`);
+    await client.call('removeContainer', { containerId: 'disk' });
+    assert.doesNotMatch((await client.call('getDiagnosticData', { logType: 'mounts' })).data, /storage\/disk/);
+  });
+
   it('pauses, resumes, brings CPUs on line', LIMIT, async () => {
     await client.call('pauseContainer', { containerId: 'box' });
     await client.call('resumeContainer', { containerId: 'box' });

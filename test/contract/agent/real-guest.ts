@@ -1,7 +1,7 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,6 +20,9 @@ const PARAMETERS =
 export function missingGuest(): string | undefined {
   if (!existsSync('/usr/bin/qemu-system-x86_64')) {
     return 'needs qemu-system-x86_64';
+  }
+  if (!['/usr/sbin', '/sbin'].some((folder) => existsSync(join(folder, 'mkfs.ext4')))) {
+    return 'needs mkfs.ext4 (e2fsprogs)';
   }
   return existsSync(join(GUEST, 'initrd.img')) ? undefined : 'needs build/guest (make guest)';
 }
@@ -52,6 +55,15 @@ export async function openSerial(socket: Socket): Promise<Duplex> {
   return duplex;
 }
 
+/** A disk with an ext4 that does not fill it. */
+function diskFor(folder: string): string {
+  const path = join(folder, 'disk');
+  writeFileSync(path, '');
+  truncateSync(path, 32 * 1024 * 1024);
+  execFileSync('mkfs.ext4', ['-q', path, '16m'], { env: { PATH: '/usr/sbin:/sbin:/usr/bin:/bin' } });
+  return path;
+}
+
 /** The embedded guest in a real QEMU without KVM. */
 export class RealGuest {
   private constructor(
@@ -69,6 +81,7 @@ export class RealGuest {
         '-device', 'virtio-serial-pci,id=vser0', '-chardev', `socket,id=ch0,server=on,wait=off,path=${join(folder, 'agent.sock')}`, '-device', 'virtserialport,chardev=ch0,name=agent.channel.0,id=vport0',
         '-chardev', `socket,id=ch1,server=on,wait=off,path=${join(folder, 'console.sock')}`, '-device', 'virtserialport,chardev=ch1,name=console.channel.0,id=vport1',
         '-fsdev', `local,id=fs0,path=${share},security_model=none,multidevs=remap`, '-device', 'virtio-9p-pci,fsdev=fs0,mount_tag=kataShared',
+        '-blockdev', `raw,node-name=d0,file.driver=file,file.filename=${diskFor(folder)}`, '-device', 'virtio-blk-pci,drive=d0,addr=0x10',
         '-netdev', 'hubport,id=n0,hubid=0', '-device', 'virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile=',
       ],
       { stdio: ['ignore', 'ignore', 'inherit'] },
