@@ -31,12 +31,14 @@ export interface BlockMount {
   readonly options: readonly string[];
   readonly readOnly: boolean;
   readonly guestPath: string;
+  readonly fsGroup?: NonNullable<AgentStorage['fsGroup']>;
 }
 
 /** Plugs a device with a file system in; returns the storage that makes the guest mount it. */
 export async function attachMounted(undo: UndoStack, vm: Vm, mount: BlockMount): Promise<AgentStorage> {
   const address = await attachBlock(undo, vm, mount.device, mount.readOnly);
-  return blockStorage({ address, fstype: mount.fsType, options: mount.options, mountPoint: mount.guestPath });
+  const fsGroup = mount.fsGroup === undefined ? {} : { fsGroup: mount.fsGroup };
+  return blockStorage({ address, fstype: mount.fsType, options: mount.options, mountPoint: mount.guestPath, ...fsGroup });
 }
 
 /** Plugs a block device of the spec in; returns its entry for the agent. `path` is the host's, of the same numbers. */

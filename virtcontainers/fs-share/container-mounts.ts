@@ -6,8 +6,10 @@ import { mkdirSync, readdirSync, statSync, statfsSync, type Stats } from 'node:f
 import { basename, dirname, join } from 'node:path';
 import { ephemeralStorage, GUEST_SHM_PATH, GUEST_STORAGE_DIR, hugetlbfsStorage, localStorage, watchableStorage } from '../../agent-client/storage';
 import type { AgentStorage } from '../../agent-client/types';
+import { KataError } from '../../base/errors';
 import type { OciInteger, OciMount, OciSpec } from '../../base/oci-spec';
 import type { UndoStack } from '../../base/undo';
+import { claimVolume, DIRECT_VOLUMES_ROOT, findVolume, fsGroupOf, type MountInfo } from '../volume/direct-volume';
 import type { FsShare, PendingCopy } from './share';
 
 export interface MountContext {
@@ -19,6 +21,8 @@ export interface MountContext {
   readonly disableGuestEmptyDir: boolean;
   /** The VM takes block devices. */
   readonly blockCapable: boolean;
+  /** Where direct-assigned volumes are noted; default upstream's folder. */
+  readonly directVolumes?: string;
 }
 
 /** A volume on a block device: attached to the VM, then mounted by the guest at `guestPath`. */
@@ -28,6 +32,7 @@ export interface BlockVolume {
   readonly fsType: string;
   readonly options: readonly string[];
   readonly readOnly: boolean;
+  readonly fsGroup?: NonNullable<AgentStorage['fsGroup']>;
 }
 
 export interface PlannedMounts {
@@ -104,6 +109,8 @@ class Planner {
       this.mounts.push(mount);
     } else if (volumeKind(source) === 'empty-dir' && this.emptyDir(mount, source)) {
       return;
+    } else if (this.context.blockCapable && this.directVolume(mount, source)) {
+      return;
     } else if (this.context.blockCapable && statOrUndefined(source)?.isBlockDevice() === true) {
       this.blockVolume(mount, source);
     } else {
@@ -150,6 +157,24 @@ class Planner {
     const mebibytes = pageSizeBytes / (1024 * 1024);
     const names = mebibytes >= 1024 ? [`${mebibytes / 1024}GB`, `${mebibytes / 1024}Gi`] : [`${mebibytes}MB`, `${mebibytes}Mi`];
     return this.spec.linux?.resources?.hugepageLimits?.find((entry) => names.includes(entry.pageSize))?.limit ?? 0;
+  }
+
+  /** A volume that `kata-runtime direct-volume add` made known: its device goes to the VM, not its folder. True if it is one. */
+  private directVolume(mount: OciMount, source: string): boolean {
+    const root = this.context.directVolumes ?? DIRECT_VOLUMES_ROOT;
+    const info: MountInfo | undefined = findVolume(root, source);
+    if (info === undefined) {
+      return false;
+    }
+    if (statOrUndefined(info.device) === undefined) {
+      throw new KataError('NotFound', `direct volume ${source}: its device ${JSON.stringify(info.device)} does not exist`, { hint: 'correct it with kata-runtime direct-volume add' });
+    }
+    claimVolume(root, source, this.context.sandboxId);
+    const guestPath = `${GUEST_STORAGE_DIR}/${Buffer.from(source).toString('base64url')}`;
+    const fsGroup = fsGroupOf(info);
+    this.volumes.push({ device: info.device, guestPath, fsType: info.fstype, options: info.options, readOnly: info.options.includes('ro'), ...(fsGroup === undefined ? {} : { fsGroup }) });
+    this.mounts.push({ ...mount, type: 'bind', source: guestPath });
+    return true;
   }
 
   private blockVolume(mount: OciMount, source: string): void {

@@ -108,6 +108,8 @@ export interface SnapshotControl {
 export interface HotplugControl {
   addBlock(device: BlockDevice): Promise<GuestBlockAddress>;
   removeBlock(id: string): Promise<void>;
+  /** Tells the guest the new size of an attached device, by its path on the host. NotFound if it is not attached. */
+  resizeBlock?(path: string, sizeBytes: bigint): Promise<void>;
   /** Guest PCI path. */
   addNet(device: NetDevice): Promise<string>;
   removeNet(id: string): Promise<void>;

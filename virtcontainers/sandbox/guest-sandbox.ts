@@ -146,6 +146,14 @@ export class GuestSandbox implements Sandbox {
     }
   }
 
+  async resizeBlock(path: string, sizeBytes: bigint): Promise<void> {
+    const { hotplug } = this.parts.vm;
+    if (hotplug?.resizeBlock === undefined) {
+      throw new KataError('Unimplemented', `resize ${path}: hypervisor ${this.config.hypervisor.type} cannot resize block devices`);
+    }
+    await hotplug.resizeBlock(path, sizeBytes);
+  }
+
   async deleteContainer(id: string): Promise<void> {
     const container = this.all.get(id);
     if (container === undefined) {

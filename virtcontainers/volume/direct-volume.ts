@@ -115,20 +115,34 @@ export function findVolume(root: string, volumePath: string): MountInfo | undefi
   }
 }
 
-/** Notes that a sandbox uses the volume. */
+/** `fsGroup` and `fsGroupChangePolicy` of the metadata. InvalidArgument for values that are none. */
+export function fsGroupOf(info: MountInfo): { readonly groupId: number; readonly changePolicy: 'always' | 'on-root-mismatch' } | undefined {
+  const { fsGroup, fsGroupChangePolicy } = info.metadata as { readonly fsGroup?: string; readonly fsGroupChangePolicy?: string };
+  if (fsGroup === undefined) {
+    return undefined;
+  }
+  if (!/^\d{1,10}$/.test(fsGroup)) {
+    throw new KataError('InvalidArgument', `direct volume ${info.device}: fsGroup ${JSON.stringify(fsGroup)} is no group id`);
+  }
+  return { groupId: Number(fsGroup), changePolicy: fsGroupChangePolicy === 'OnRootMismatch' ? 'on-root-mismatch' : 'always' };
+}
+
+/** Notes that a sandbox uses the volume. One pod per volume: notes of others, which are gone, are taken away. */
 export function claimVolume(root: string, volumePath: string, sandboxId: string): void {
-  const path = join(volumeFolder(root, volumePath), checkId(sandboxId, 'sandbox'));
+  const folder = volumeFolder(root, volumePath);
+  const path = join(folder, checkId(sandboxId, 'sandbox'));
   try {
+    for (const name of readdirSync(folder)) {
+      if (name !== MOUNT_INFO && name !== sandboxId && !name.startsWith('.')) {
+        rmSync(join(folder, name), { force: true });
+      }
+    }
     writeFileSync(path, '', { mode: 0o600 });
   } catch (reason) {
     throw KataError.from(reason, `note the sandbox of the direct volume ${volumePath}`);
   }
 }
 
-/** Takes the note of `claimVolume` back; fine if it is gone. */
-export function releaseVolume(root: string, volumePath: string, sandboxId: string): void {
-  rmSync(join(volumeFolder(root, volumePath), checkId(sandboxId, 'sandbox')), { force: true });
-}
 
 /** The volume and the sandboxes that use it, by name. NotFound if it was not added. */
 export function readVolume(root: string, volumePath: string): { readonly info: MountInfo; readonly sandboxes: readonly string[] } {

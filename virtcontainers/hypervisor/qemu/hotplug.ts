@@ -24,6 +24,8 @@ function checkDeviceId(id: string): void {
 export class QemuHotplug implements HotplugControl {
   private readonly places = new Map<string, Place>();
   private readonly scsi = new Map<string, number>();
+  /** Attached block devices: id -> path on the host. */
+  private readonly paths = new Map<string, string>();
 
   constructor(
     private readonly spec: VmSpec,
@@ -42,17 +44,31 @@ export class QemuHotplug implements HotplugControl {
       file: { driver: isDevice ? 'host_device' : 'file', filename: device.path, aio: config.blockDeviceAio, ...(device.readOnly ? { locking: 'off' } : {}) },
       ...cache,
     });
+    this.paths.set(device.id, device.path);
     try {
       return config.blockDeviceDriver === 'virtio-scsi' ? await this.addScsi(device) : await this.addVirtioBlk(device);
     } catch (reason) {
+      this.paths.delete(device.id);
       await this.qmp().execute('blockdev-del', { 'node-name': device.id }).catch(() => undefined);
       throw reason;
+    }
+  }
+
+  /** `block_resize`: of a host device QEMU only looks at the size that it has now. */
+  async resizeBlock(path: string, sizeBytes: bigint): Promise<void> {
+    const ids = [...this.paths].filter(([, attached]) => attached === path).map(([id]) => id);
+    if (ids.length === 0) {
+      throw new KataError('NotFound', `resize ${path}: it is not attached to the virtual machine`);
+    }
+    for (const id of ids) {
+      await this.qmp().execute('block_resize', { 'node-name': id, size: Number(sizeBytes) });
     }
   }
 
   async removeBlock(id: string): Promise<void> {
     await this.unplug(`virtio-${id}`);
     this.release(id);
+    this.paths.delete(id);
     await this.qmp().execute('blockdev-del', { 'node-name': id });
   }
 
