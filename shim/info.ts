@@ -43,7 +43,6 @@ export async function writeInfo(): Promise<void> {
     version: { version, revision: '' },
     options,
     features: { typeUrl: FEATURES_TYPE, value: Buffer.from(JSON.stringify(FEATURES)) },
-    annotations: {},
   };
   writeSync(1, RuntimeInfo.encode(RuntimeInfo.fromPartial(info)).finish());
 }

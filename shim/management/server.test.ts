@@ -1,0 +1,92 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { KataError } from '../../base/errors';
+import { Logger } from '../../base/log';
+import type { RuntimeConfig } from '../../virtcontainers/config/types';
+import type { ProcessIo } from '../../virtcontainers/process/types';
+import { FakeGuest, FakeSandbox } from '../testing/fake-guest';
+import { ShimFigures } from './figures';
+import { startManagement } from './server';
+
+const io: ProcessIo = { open: async () => undefined, copy: async () => undefined, closeStdin: () => undefined, close: () => undefined };
+let folder: string;
+let stop: () => void;
+let sandbox: FakeSandbox;
+
+before(() => {
+  folder = mkdtempSync(join(tmpdir(), 'kata-ts-monitor-'));
+  const container = { id: 'box', bundle: folder, spec: {}, rootfs: [], terminal: false, io };
+  sandbox = new FakeSandbox({ id: 'box', namespace: 'n', container, config: {} as RuntimeConfig, logger: Logger.none(), observer: {}, signal: new AbortController().signal }, new FakeGuest());
+  const figures = new ShimFigures();
+  figures.rpc('closeIO', 3);
+  figures.rpc('resizePty', 1_000);
+  const observer = figures.observer();
+  observer.onAgentCall?.('CreateContainerRequest', 5, true);
+  observer.onPhase?.({ name: 'vm-boot', startMs: 0, durationMs: 12 });
+  stop = startManagement({ sandbox, bundle: folder, figures, logger: Logger.none(), stateRoot: folder });
+});
+
+after(() => {
+  stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+async function ask(path: string, method = 'GET'): Promise<{ status: number; body: string }> {
+  return new Promise((resolve, reject) => {
+    const asked = request({ socketPath: join(folder, 'box/shim-monitor.sock'), path, method, headers: { Host: 'shim' } }, (response) => {
+      let body = '';
+      response.setEncoding('utf8').on('data', (text: string) => (body += text));
+      response.on('end', () => {
+        resolve({ status: response.statusCode ?? 0, body });
+      });
+    });
+    asked.on('error', reject).end();
+  });
+}
+
+test('the socket is private and its address is in the bundle', () => {
+  const path = join(folder, 'box/shim-monitor.sock');
+  assert.equal(readFileSync(join(folder, 'monitor_address'), 'utf8'), `unix://${path}`);
+  assert.equal(statSync(path).mode & 0o777, 0o600);
+});
+
+test('metrics hold our families, the agent\'s, and only lines that are metrics', async () => {
+  const { status, body } = await ask('/metrics');
+  assert.equal(status, 200);
+  for (const line of [
+    '# TYPE kata_shim_rpc_durations_histogram_milliseconds histogram',
+    'kata_shim_rpc_durations_histogram_milliseconds_bucket{action="close_io",le="2"} 0',
+    'kata_shim_rpc_durations_histogram_milliseconds_bucket{action="close_io",le="4"} 1',
+    'kata_shim_rpc_durations_histogram_milliseconds_bucket{action="resize_pty",le="512"} 0',
+    'kata_shim_rpc_durations_histogram_milliseconds_bucket{action="resize_pty",le="+Inf"} 1',
+    'kata_shim_agent_rpc_durations_histogram_milliseconds_count{action="grpc.CreateContainerRequest"} 1',
+    'kata_shim_phase_milliseconds{phase="vm-boot"} 12',
+    'kata_shim_vm_source{source="direct"} 1',
+    'kata_agent_go_threads 23',
+    'kata_guest_load{item="load1"} 1',
+  ]) {
+    assert.ok(body.split('\n').includes(line), `missing: ${line}\n${body}`);
+  }
+  assert.match(body, /^kata_shim_threads \d+$/m);
+  assert.match(body, /^kata_shim_proc_status\{item="vmrss"\} \d+$/m);
+});
+
+test('an agent that does not answer leaves our own metrics', async () => {
+  const good = sandbox.agent.getMetrics;
+  sandbox.agent.getMetrics = async () => Promise.reject(new KataError('Unavailable', 'gone'));
+  const { status, body } = await ask('/metrics');
+  sandbox.agent.getMetrics = good;
+  assert.equal(status, 200);
+  assert.doesNotMatch(body, /kata_guest_load/);
+});
+
+test('agent-url, unknown paths and wrong methods', async () => {
+  assert.deepEqual(await ask('/agent-url'), { status: 200, body: 'unix:///fake' });
+  assert.deepEqual(await ask('/nope'), { status: 404, body: '404 page not found\n' });
+  assert.equal((await ask('/constructor')).status, 404);
+  assert.equal((await ask('/metrics', 'POST')).status, 405);
+});
