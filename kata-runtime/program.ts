@@ -11,6 +11,7 @@ import { registerEnv } from './env/command';
 import { registerExec } from './exec/command';
 import { registerExplain } from './explain';
 import { registerGc } from './gc/command';
+import { registerFactory } from './factory';
 import { registerIptables } from './iptables';
 import { registerMetrics } from './metrics';
 import { registerPs } from './ps';
@@ -21,6 +22,7 @@ const REGISTRARS: readonly Registrar[] = [
   registerCheck,
   registerEnv,
   registerExec,
+  registerFactory,
   registerMetrics,
   registerDirectVolume,
   registerIptables,

@@ -61,7 +61,12 @@ export class CacheServer {
     private readonly options: CacheServerOptions,
   ) {}
 
-  /** Listens (0600). AlreadyExists where a socket is; a stale one is told from a served one by dialling it. */
+  /** AlreadyExists where a server answers; a socket that a dead one left is removed. */
+  static checkEndpoint(endpoint: string): Promise<void> {
+    return checkEndpoint(endpoint);
+  }
+
+  /** Listens (0600). AlreadyExists where another server does. */
   static async start(options: CacheServerOptions): Promise<CacheServer> {
     const { endpoint } = options;
     await checkEndpoint(endpoint);
