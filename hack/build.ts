@@ -3,7 +3,7 @@
  * `npx tsx hack/build.ts`; called by `make build`.
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { buildSync } from 'esbuild';
 
@@ -21,7 +21,19 @@ const BUNDLES: readonly { readonly entry: string; readonly out: string }[] = [
   { entry: 'guest/agent/main.ts', out: 'agent.cjs' },
 ];
 
-const LAUNCHERS: readonly string[] = ['containerd-shim-kata-v2', 'kata-runtime'];
+const LAUNCHERS: readonly string[] = ['containerd-shim-kata-v2', 'kata-runtime', 'kata-monitor'];
+
+/** Constants of the bundles; kata-runtime/version.ts reads them. */
+function constants(): Record<string, string> {
+  const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
+  let commit = '';
+  try {
+    commit = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  } catch {
+    // built from an archive: unknown
+  }
+  return { KATA_TS_VERSION: JSON.stringify(version), KATA_TS_COMMIT: JSON.stringify(commit) };
+}
 
 function isNewer(output: string, ...inputs: string[]): boolean {
   return existsSync(output) && inputs.every((input) => statSync(output).mtimeMs >= statSync(input).mtimeMs);
@@ -42,6 +54,7 @@ function buildNative(): void {
 }
 
 function buildBundles(): void {
+  const define = constants();
   for (const { entry, out } of BUNDLES) {
     if (!existsSync(join(ROOT, entry))) {
       console.log(`skip ${entry}: not there yet`);
@@ -60,6 +73,7 @@ function buildBundles(): void {
       sourcemap: 'linked',
       logLevel: 'warning',
       tsconfig: join(ROOT, 'tsconfig.json'),
+      define,
     });
   }
 }
