@@ -1,11 +1,13 @@
 /** What every VMM driver must do, told as one suite; the test files beside run it on each. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { isProcessAlive } from '../../../base/child';
+import { sleep } from '../../../base/deadline';
 import { Logger } from '../../../base/log';
 import type { HypervisorConfig } from '../../../virtcontainers/config/types';
 import { driverFor } from '../../../virtcontainers/hypervisor/registry';
@@ -59,8 +61,26 @@ export class Bench {
     assert.equal(existsSync(state.directory), false, `${state.directory} is left: ${existsSync(state.directory) ? readdirSync(state.directory).join(' ') : ''}`);
   }
 
+  /** virtio-fs where there is a daemon of it: one process more that must not stay. */
+  ownerShare(type: Subject['type']): Partial<VmSpec> {
+    return type === 'qemu' ? { share: { kind: 'virtio-fs', tag: 'kataShared', source: join(this.folder, 'share') } } : {};
+  }
+
   close(): void {
     rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function childrenOf(pid: number): number[] {
+  const own = readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'latin1').split(' ').filter((word) => word.trim() !== '').map(Number);
+  return [...own, ...own.flatMap(childrenOf)];
+}
+
+function isZombie(pid: number): boolean {
+  try {
+    return /\) [ZX] /.test(readFileSync(`/proc/${String(pid)}/stat`, 'latin1'));
+  } catch {
+    return true;
   }
 }
 
@@ -122,6 +142,33 @@ export function contract(subject: Subject): void {
       await assert.rejects(started, { name: 'KataError', code: 'Canceled' });
       await vm.stop();
       assert.ok(state !== undefined);
+      bench.assertGone(state);
+    });
+
+    it('dies with its owner, however that dies', async () => {
+      const spec = bench.spec(bench.ownerShare(subject.type));
+      const { logger: _, ...plain } = spec;
+      const owner = spawn(process.execPath, ['--import', 'tsx', join(__dirname, 'owner.ts'), JSON.stringify(plain)], { stdio: ['ignore', 'pipe', 'inherit'] });
+      const text = await new Promise<string>((resolve, reject) => {
+        let all = '';
+        owner.stdout.on('data', (chunk: Buffer) => {
+          all += chunk.toString();
+          if (all.includes('\n')) {
+            resolve(all);
+          }
+        });
+        owner.on('exit', () => { reject(new Error('the owner ended')); });
+      });
+      const state = JSON.parse(text) as VmState;
+      const inside = state.processes.flatMap(({ pid }) => childrenOf(pid));
+      owner.kill('SIGKILL');
+      const all = [...state.processes.map(({ pid }) => pid), ...inside];
+      const left = (): number[] => all.filter((pid) => existsSync(`/proc/${String(pid)}`) && !isZombie(pid));
+      for (const until = performance.now() + 2000; left().length > 0 && performance.now() < until; ) {
+        await sleep(5);
+      }
+      assert.deepEqual(left(), []);
+      await bench.driver.cleanup(state);
       bench.assertGone(state);
     });
 
