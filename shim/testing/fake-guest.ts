@@ -1,3 +1,4 @@
+/* eslint-disable @typescript-eslint/require-await -- a fake answers at once */
 /** A guest in memory: processes whose streams and ends a test commands; sandbox and containers around them. */
 import type { AgentClient, ContainerStats, ProcessRef } from '../../agent-client/types';
 import { defer, type Deferred } from '../../base/deadline';
@@ -237,7 +238,7 @@ export class FakeSandbox implements Sandbox {
   readonly pid = 4242;
   readonly vmSource = 'direct';
   readonly phases = [];
-  readonly config = {} as RuntimeConfig;
+  readonly config: RuntimeConfig;
   readonly agent: AgentClient;
   readonly containers = new Map<string, FakeContainer>();
   state: Sandbox['state'] = 'ready';
@@ -250,6 +251,7 @@ export class FakeSandbox implements Sandbox {
     private readonly guest: FakeGuest,
   ) {
     this.id = request.id;
+    this.config = request.config;
     this.agent = guest.agent();
     this.containers.set(request.container.id, new FakeContainer(request.container, guest));
   }

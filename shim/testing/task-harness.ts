@@ -17,12 +17,12 @@ import { Pod } from '../task/pod';
 import { metricsOf } from '../task/stats';
 import { toWireStatus } from '../task/status';
 import type { ServiceHost } from '../task/types';
-import { FakeContainer, FakeGuest, FakeSandbox } from './fake-guest';
+import { FakeGuest, FakeSandbox, type FakeContainer } from './fake-guest';
 
 const service = serviceFromTsProto(TaskV2);
 type Methods = (typeof service)['methods'];
-type RequestOf<M> = M extends UnaryMethod<infer Req, infer _Res> ? Req : never;
-type ResponseOf<M> = M extends UnaryMethod<infer _Req, infer Res> ? Res : never;
+type RequestOf<M> = M extends UnaryMethod<infer Req, unknown> ? Req : never;
+type ResponseOf<M> = M extends { readonly kind: 'unary'; readonly response: { decode(bytes: Uint8Array): infer Res } } ? Res : never;
 
 export class TaskHarness {
   readonly folder = mkdtempSync(join(tmpdir(), 'kata-ts-task-'));
