@@ -207,7 +207,8 @@ function hooksFromWire(hooks: wire.Hooks): OciHooks {
 /** The specification that came over the wire as config.json has it. */
 export function specFromWire(spec: wire.Spec): OciSpec {
   return compact<OciSpec>({
-    ociVersion: spec.version === '' ? '1.0.2' : spec.version,
+    // The version of what is written here, not of what the host's client wrote: crun refuses versions newer than itself.
+    ociVersion: '1.0.2',
     process: spec.process === undefined ? undefined : processFromWire(spec.process),
     root: spec.root === undefined ? undefined : { path: spec.root.path, readonly: spec.root.readonly },
     hostname: unlessEmpty(spec.hostname),
