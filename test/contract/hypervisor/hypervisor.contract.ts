@@ -147,8 +147,7 @@ export function contract(subject: Subject): void {
 
     it('dies with its owner, however that dies', async () => {
       const spec = bench.spec(bench.ownerShare(subject.type));
-      const { logger: _, ...plain } = spec;
-      const owner = spawn(process.execPath, ['--import', 'tsx', join(__dirname, 'owner.ts'), JSON.stringify(plain)], { stdio: ['ignore', 'pipe', 'inherit'] });
+      const owner = spawn(process.execPath, ['--import', 'tsx', join(__dirname, 'owner.ts'), JSON.stringify({ ...spec, logger: undefined })], { stdio: ['ignore', 'pipe', 'inherit'] });
       const text = await new Promise<string>((resolve, reject) => {
         let all = '';
         owner.stdout.on('data', (chunk: Buffer) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { isCode } from '../../../base/errors';
-import { chooseAccelerator, type AcceleratorProbe } from './accelerator';
+import { chooseAccelerator, hostAccelerator, type AcceleratorProbe } from './accelerator';
 
 const fails = (code: string) => (): void => {
   throw Object.assign(new Error(code), { code });
@@ -29,4 +29,12 @@ it('refuses a KVM that is configured and cannot be had', () => {
 });
 it('takes TCG where it is configured', () => {
   assert.equal(chooseAccelerator('tcg', probe('vmx')).kind, 'tcg');
+});
+it('warns once, also where the choice was asked for before without a logger', () => {
+  const heard: string[] = [];
+  hostAccelerator('tcg');
+  hostAccelerator('tcg', (text) => heard.push(text));
+  hostAccelerator('tcg', (text) => heard.push(text));
+  assert.equal(heard.length, 1);
+  assert.match(heard[0] ?? '', /without KVM/);
 });

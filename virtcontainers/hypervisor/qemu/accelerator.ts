@@ -65,15 +65,18 @@ export function chooseAccelerator(wanted: HypervisorConfig['accelerator'], probe
   return { ...common, kind: 'tcg', reason: obstacle };
 }
 
+let warned = false;
 let chosen: { readonly wanted: HypervisorConfig['accelerator']; readonly accelerator: Accelerator } | undefined;
 
 /** The choice for this host, made once per process; `warn` hears the reason for TCG the first time. */
 export function hostAccelerator(wanted: HypervisorConfig['accelerator'], warn?: (text: string) => void): Accelerator {
   if (chosen?.wanted !== wanted) {
     chosen = { wanted, accelerator: chooseAccelerator(wanted) };
-    if (chosen.accelerator.reason !== undefined) {
-      warn?.(`virtual machines run without KVM, many times slower: ${chosen.accelerator.reason}`);
-    }
+    warned = false;
+  }
+  if (chosen.accelerator.reason !== undefined && warn !== undefined && !warned) {
+    warned = true;
+    warn(`virtual machines run without KVM, many times slower: ${chosen.accelerator.reason}`);
   }
   return chosen.accelerator;
 }

@@ -1,6 +1,6 @@
 /** The text of a VM that did not start: one line of facts. (The sandbox's report adds the rest.) */
 import { describeExit } from '../../../base/child';
-import { describeError, KataError, codeOf } from '../../../base/errors';
+import { KataError, codeOf } from '../../../base/errors';
 import type { VmFacts } from '../types';
 
 /** The last line that says something. */
@@ -42,7 +42,8 @@ export function startFailure(failure: StartFailure): KataError {
   } else if (failure.timedOut) {
     parts.push(`guest not up within ${(failure.waitedMs / 1000).toFixed(1)} s (${failure.configKey}), accelerator ${facts.accelerator}`);
   } else {
-    parts.push(describeError(failure.cause));
+    // The message alone: what lies under it, and the hint, come with the cause.
+    parts.push(failure.cause instanceof Error ? failure.cause.message : String(failure.cause));
   }
   const spoken = panicLine(facts.consoleTail) || lastLine(facts.consoleTail);
   if (spoken !== '') {

@@ -79,7 +79,7 @@ export class QemuVm implements Vm {
       this.transfer = { handOver: () => this.handOver(), release: (timeoutMs) => this.release(timeoutMs) };
     }
     if (capabilities.resize) {
-      this.resize = new QemuResize(spec, hostAccelerator(spec.config.accelerator).kind, qmp);
+      this.resize = new QemuResize(spec, () => hostAccelerator(spec.config.accelerator).kind, qmp);
     }
   }
 

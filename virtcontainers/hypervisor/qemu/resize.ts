@@ -20,7 +20,7 @@ export class QemuResize implements ResizeControl {
 
   constructor(
     private readonly spec: VmSpec,
-    private readonly accelerator: 'kvm' | 'tcg',
+    private readonly accelerator: () => 'kvm' | 'tcg',
     private readonly qmp: () => QmpClient,
   ) {}
 
@@ -30,7 +30,7 @@ export class QemuResize implements ResizeControl {
       const present = this.spec.vcpus + this.addedCpus.length;
       if (wanted > present) {
         await this.addCpus(wanted - present);
-      } else if (wanted < present && this.accelerator === 'kvm') {
+      } else if (wanted < present && this.accelerator() === 'kvm') {
         await this.removeCpus(present - wanted);
       }
       // Under TCG a removed CPU makes QEMU 7.2 abort at the next memory hot-plug: it stays, the guest takes it off line.
