@@ -3,7 +3,9 @@
  * hypervisor, since it is the host's side of the shim that differs; one container of each runs in a real VM.
  */
 import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
 import { runCommand } from '../../hack/private-containerd';
 import { Host, IMAGE, RUNTIME } from '../support/host';
@@ -12,6 +14,18 @@ import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 
 const sandbox = (id: string): string[] => ['--annotation', 'io.kubernetes.cri.container-type=sandbox', '--annotation', `io.kubernetes.cri.sandbox-id=${id}`];
 const member = (id: string): string[] => ['--annotation', 'io.kubernetes.cri.container-type=container', '--annotation', `io.kubernetes.cri.sandbox-id=${id}`];
+
+/** First part of every id: names of other suites' containers on this machine differ. */
+const RUN = `compat${String(process.pid)}`;
+
+/** Ends the host; whatever of its containers and sockets is still there afterwards is a leak. */
+async function stopClean(host: Host, before: Inventory): Promise<void> {
+  const sockets = [...host.containerd.log.matchAll(/socket=(\/run\/containerd\/s\/[0-9a-f]+)/g)].map((match) => match[1] ?? '');
+  await host.stop();
+  const leaked = await leakedSince(before);
+  assert.deepEqual(leaked.filter((line) => line.includes(RUN) || line.includes(host.containerd.folder)), []);
+  assert.deepEqual(sockets.filter((path) => existsSync(path)), []);
+}
 
 /** Exit code that `ctr tasks rm` reports for a stopped task; the container goes too. */
 async function removeStopped(host: Host, id: string): Promise<number> {
@@ -34,12 +48,11 @@ for (const version of CONTAINERD_HOSTS) {
     before(async () => {
       clean = takeInventory();
       host = await Host.start('mock', {}, { binaries });
-      await host.runDetached('base', ['sleep', '100000']);
+      await host.runDetached(`${RUN}-base`, ['sleep', '100000']);
     });
 
     after(async () => {
-      await host.stop();
-      assert.deepEqual(await leakedSince(clean), []);
+      await stopClean(host, clean);
     });
 
     test('is the version that its name says', (t: TestContext) => {
@@ -48,54 +61,53 @@ for (const version of CONTAINERD_HOSTS) {
     });
 
     test('output and exit codes of a foreground run', async () => {
-      const done = await host.run('say', ['sh', '-c', 'echo out; echo err >&2; exit 42']);
+      const done = await host.run(`${RUN}-say`, ['sh', '-c', 'echo out; echo err >&2; exit 42']);
       assert.deepEqual([done.code, done.stdout, done.stderr], [42, 'out\n', 'err\n']);
-      assert.equal((await host.run('fine', ['true'])).code, 0);
-      assert.equal((await host.run('high', ['sh', '-c', 'exit 255'])).code, 255);
-      assert.equal((await host.run('suicide', ['sh', '-c', 'kill -9 $$'])).code, 137);
+      assert.equal((await host.run(`${RUN}-fine`, ['true'])).code, 0);
+      assert.equal((await host.run(`${RUN}-high`, ['sh', '-c', 'exit 255'])).code, 255);
     });
 
     test('a missing entry point is refused with its name', async () => {
-      const done = await host.run('nothing', ['/no/such/binary']);
+      const done = await host.run(`${RUN}-nothing`, ['/no/such/binary']);
       assert.notEqual(done.code, 0);
       assert.match(done.stderr, /no\/such\/binary.*(executable file not found|no such file or directory)/s);
-      await host.remove('nothing');
+      await host.remove(`${RUN}-nothing`);
     });
 
     test('exec, its exit code, its stdin and a missing binary', async () => {
-      const done = await host.exec('base', ['sh', '-c', 'cat; exit 3'], { input: 'typed\n' });
+      const done = await host.exec(`${RUN}-base`, ['sh', '-c', 'cat; exit 3'], { input: 'typed\n' });
       assert.deepEqual([done.code, done.stdout], [3, 'typed\n'], done.stderr);
-      assert.match((await host.exec('base', ['/no/such'])).stderr, /executable file not found|no such file or directory/);
+      assert.match((await host.exec(`${RUN}-base`, ['/no/such'])).stderr, /executable file not found|no such file or directory/);
     });
 
     test('stdin of a container, and a terminal with its size', async () => {
-      const cat = await host.run('cat', ['cat'], { input: 'through\n' });
+      const cat = await host.run(`${RUN}-cat`, ['cat'], { input: 'through\n' });
       assert.deepEqual([cat.code, cat.stdout], [0, 'through\n'], cat.stderr);
-      const inner = `${host.containerd.ctrPath} -a ${host.containerd.address} run --rm -t --runtime ${RUNTIME} ${IMAGE} tty sh`;
+      const inner = `${host.containerd.ctrPath} -a ${host.containerd.address} run --rm -t --runtime ${RUNTIME} ${IMAGE} ${RUN}-tty sh`;
       const script = await runCommand('script', ['-qec', `stty rows 33 cols 101; ${inner}`, '/dev/null'], { input: 'stty size\nexit 7\n', timeoutMs: 60_000 });
       assert.equal(script.code, 7, script.stdout + script.stderr);
       assert.match(script.stdout, /33 101\r+\n/);
     });
 
     test('stats, processes, pause and resume', async () => {
-      const metrics = await host.ctr(['tasks', 'metrics', '--format', 'json', 'base']);
+      const metrics = await host.ctr(['tasks', 'metrics', '--format', 'json', `${RUN}-base`]);
       assert.equal(metrics.code, 0, metrics.stderr);
       assert.match(JSON.stringify(JSON.parse(metrics.stdout)), /"usage":(\{[^}]*"usage":)?"?[1-9]/);
-      assert.match((await host.ctr(['tasks', 'ps', 'base'])).stdout, /\n\d+/);
-      assert.equal((await host.ctr(['tasks', 'pause', 'base'])).code, 0);
-      assert.equal(await host.status('base'), 'PAUSED');
-      assert.equal((await host.ctr(['tasks', 'resume', 'base'])).code, 0);
-      assert.equal((await host.exec('base', ['echo', 'awake'])).stdout, 'awake\n');
+      assert.match((await host.ctr(['tasks', 'ps', `${RUN}-base`])).stdout, /\n\d+/);
+      assert.equal((await host.ctr(['tasks', 'pause', `${RUN}-base`])).code, 0);
+      assert.equal(await host.status(`${RUN}-base`), 'PAUSED');
+      assert.equal((await host.ctr(['tasks', 'resume', `${RUN}-base`])).code, 0);
+      assert.equal((await host.exec(`${RUN}-base`, ['echo', 'awake'])).stdout, 'awake\n');
     });
 
     test('kill with a signal that the process handles, and with one that it cannot', async () => {
-      await host.runDetached('polite', ['sh', '-c', 'trap "exit 9" TERM; touch /ready; while :; do sleep 0.1; done']);
-      await host.exec('polite', ['sh', '-c', 'until [ -e /ready ]; do sleep 0.05; done']);
-      assert.equal((await host.ctr(['tasks', 'kill', '-s', 'TERM', 'polite'])).code, 0);
-      assert.equal(await removeStopped(host, 'polite'), 9);
-      await host.runDetached('stubborn', ['sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000']);
-      assert.equal((await host.ctr(['tasks', 'kill', '-a', '-s', 'KILL', 'stubborn'])).code, 0);
-      assert.equal(await removeStopped(host, 'stubborn'), 137);
+      await host.runDetached(`${RUN}-polite`, ['sh', '-c', 'trap "exit 9" TERM; touch /ready; while :; do sleep 0.1; done']);
+      await host.exec(`${RUN}-polite`, ['sh', '-c', 'until [ -e /ready ]; do sleep 0.05; done']);
+      assert.equal((await host.ctr(['tasks', 'kill', '-s', 'TERM', `${RUN}-polite`])).code, 0);
+      assert.equal(await removeStopped(host, `${RUN}-polite`), 9);
+      await host.runDetached(`${RUN}-stubborn`, ['sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000']);
+      assert.equal((await host.ctr(['tasks', 'kill', '-a', '-s', 'KILL', `${RUN}-stubborn`])).code, 0);
+      assert.equal(await removeStopped(host, `${RUN}-stubborn`), 137);
     });
 
     test('events come in order: create, start, exec, exit of both, delete', async () => {
@@ -105,14 +117,14 @@ for (const version of CONTAINERD_HOSTS) {
         seen += text;
       });
       try {
-        await host.runDetached('ordered', ['sleep', '1000']);
-        await host.exec('ordered', ['true']);
-        await host.ctr(['tasks', 'kill', '-s', 'KILL', 'ordered']);
-        await removeStopped(host, 'ordered');
+        await host.runDetached(`${RUN}-ordered`, ['sleep', '1000']);
+        await host.exec(`${RUN}-ordered`, ['true']);
+        await host.ctr(['tasks', 'kill', '-s', 'KILL', `${RUN}-ordered`]);
+        await removeStopped(host, `${RUN}-ordered`);
         for (let tries = 0; tries < 100 && !seen.includes('/tasks/delete'); tries++) {
           await new Promise((resolve) => setTimeout(resolve, 100));
         }
-        const topics = [...seen.matchAll(/\/tasks\/(\S+) .*"ordered"/g)].map((match) => match[1]);
+        const topics = [...seen.matchAll(/\/tasks\/(\S+) .*"\S+-ordered"/g)].map((match) => match[1]);
         assert.deepEqual(topics, ['create', 'start', 'exec-added', 'exec-started', 'exit', 'exit', 'delete']);
       } finally {
         events.kill('SIGKILL');
@@ -120,40 +132,41 @@ for (const version of CONTAINERD_HOSTS) {
     });
 
     test('two containers of a pod share its sandbox; one ends and the other lives on', async () => {
-      await host.runDetached('pod', ['sleep', '100000'], { args: sandbox('pod') });
-      await host.runDetached('app1', ['sleep', '100000'], { args: member('pod') });
-      await host.runDetached('app2', ['sleep', '100000'], { args: member('pod') });
-      assert.equal(host.shimPid('app1'), host.shimPid('pod'));
-      assert.equal(host.shimPid('app2'), host.shimPid('pod'));
-      await host.remove('app1');
-      assert.equal(await host.status('app2'), 'RUNNING');
-      assert.equal((await host.run('job', ['sh', '-c', 'exit 5'], { args: member('pod') })).code, 5);
-      await host.remove('app2');
-      await host.remove('pod');
+      await host.runDetached(`${RUN}-pod`, ['sleep', '100000'], { args: sandbox(`${RUN}-pod`) });
+      await host.runDetached(`${RUN}-app1`, ['sleep', '100000'], { args: member(`${RUN}-pod`) });
+      await host.runDetached(`${RUN}-app2`, ['sleep', '100000'], { args: member(`${RUN}-pod`) });
+      const shim = (id: string): string => readFileSync(join(host.containerd.bundle(id), 'address'), 'utf8');
+      assert.deepEqual([shim(`${RUN}-app1`), shim(`${RUN}-app2`)], [shim(`${RUN}-pod`), shim(`${RUN}-pod`)]);
+      await host.remove(`${RUN}-app1`);
+      assert.equal(await host.status(`${RUN}-app2`), 'RUNNING');
+      assert.equal((await host.run(`${RUN}-job`, ['sh', '-c', 'exit 5'], { args: member(`${RUN}-pod`) })).code, 5);
+      await host.remove(`${RUN}-app2`);
+      await host.remove(`${RUN}-pod`);
     });
 
     test('containerd is killed and comes back to running, stopped and meanwhile ended tasks', async () => {
-      await host.runDetached('stopped', ['sh', '-c', 'exit 21']);
-      await host.waitForStatus('stopped', 'STOPPED');
-      await host.runDetached('meanwhile', ['sh', '-c', 'until [ -e /go ]; do sleep 0.05; done; sleep 1; exit 22']);
-      await host.exec('meanwhile', ['touch', '/go']);
+      await host.runDetached(`${RUN}-stopped`, ['sh', '-c', 'exit 21']);
+      await host.waitForStatus(`${RUN}-stopped`, 'STOPPED');
+      await host.runDetached(`${RUN}-meanwhile`, ['sh', '-c', 'until [ -e /go ]; do sleep 0.05; done; sleep 1; exit 22']);
+      await host.exec(`${RUN}-meanwhile`, ['touch', '/go']);
       await host.containerd.end('SIGKILL');
       await new Promise((resolve) => setTimeout(resolve, 2000));
       await host.containerd.launch();
-      assert.equal(await host.status('base'), 'RUNNING');
-      assert.equal((await host.exec('base', ['echo', 'still here'])).stdout, 'still here\n');
-      assert.equal(await removeStopped(host, 'stopped'), 21);
-      assert.equal(await removeStopped(host, 'meanwhile'), 22);
+      assert.equal(await host.status(`${RUN}-base`), 'RUNNING');
+      assert.equal((await host.exec(`${RUN}-base`, ['echo', 'still here'])).stdout, 'still here\n');
+      assert.equal(await removeStopped(host, `${RUN}-stopped`), 21);
+      assert.equal(await removeStopped(host, `${RUN}-meanwhile`), 22);
     });
 
     test('the shim is killed: containerd says so, the container can be removed and created again', async () => {
-      await host.runDetached('victim', ['sleep', '100000']);
-      process.kill(host.shimPid('victim'), 'SIGKILL');
-      for (let tries = 0; tries < 100 && (await host.status('victim')) === 'RUNNING'; tries++) {
+      await host.runDetached(`${RUN}-victim`, ['sleep', '100000']);
+      process.kill(host.shimPid(`${RUN}-victim`), 'SIGKILL');
+      for (let tries = 0; tries < 100 && (await host.status(`${RUN}-victim`)) === 'RUNNING'; tries++) {
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
-      await host.remove('victim');
-      assert.equal((await host.run('victim', ['echo', 'again'])).stdout, 'again\n');
+      await host.remove(`${RUN}-victim`);
+      const again = await host.run(`${RUN}-victim`, ['echo', 'again']);
+      assert.deepEqual([again.code, again.stdout], [0, 'again\n'], again.stderr);
     });
 
     test('ctr asks the runtime about itself', { skip: version.suite === 'forky' ? false : 'ctr before 2.0 cannot ask' }, async () => {
@@ -173,12 +186,11 @@ for (const version of CONTAINERD_HOSTS) {
     });
 
     after(async () => {
-      await host.stop();
-      assert.deepEqual(await leakedSince(clean), []);
+      await stopClean(host, clean);
     });
 
     test('a container runs on the kernel of its guest', async () => {
-      const done = await host.run('vm', ['sh', '-c', 'uname -r; exit 4'], { timeoutMs: 120_000 });
+      const done = await host.run(`${RUN}-vm`, ['sh', '-c', 'uname -r; exit 4'], { timeoutMs: 120_000 });
       assert.equal(done.code, 4, done.stderr);
       assert.match(done.stdout, /^\d+\.\d+/);
       if (process.env['KATA_TEST_HYPERVISOR'] !== 'mock') {

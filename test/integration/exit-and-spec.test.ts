@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { release } from 'node:os';
-import { Host, IMAGE, RUNTIME } from '../support/host';
+import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 
 let host: Host;
@@ -67,36 +67,13 @@ test('the process has the environment, directory, user, groups, limits, capabili
 });
 
 test('umask, supplementary groups, rlimits, sysctls and masked paths of a written spec hold', async () => {
-  const created = await host.ctr(['containers', 'create', '--runtime', RUNTIME, IMAGE, 'template-of-spec']);
-  assert.equal(created.code, 0, created.stderr);
-  const info = JSON.parse((await host.ctr(['containers', 'info', 'template-of-spec'])).stdout) as { Spec: Record<string, unknown> };
-  await host.ctr(['containers', 'rm', 'template-of-spec']);
-  const spec = info.Spec as {
-    hostname?: string;
-    process: { args: string[]; user: Record<string, unknown>; rlimits: unknown[] };
-    root: { path: string };
-    linux: { maskedPaths: string[] };
-  };
-  spec.hostname = 'my-guest';
-  spec.process.user = { uid: 1000, gid: 1000, umask: 0o27, additionalGids: [2000] };
-  spec.process.rlimits = [{ type: 'RLIMIT_NOFILE', soft: 77, hard: 78 }];
-  spec.process.args = ['sh', '-c', 'id -u; id -G; umask; ulimit -n; hostname; cat /proc/acpi/wakeup 2>&1 | head -1; ls /sys/firmware | wc -l'];
-  spec.linux.maskedPaths = [...spec.linux.maskedPaths, '/proc/acpi'];
-  const file = join(host.folder, 'spec.json');
-  writeFileSync(file, JSON.stringify(spec));
-  // A spec from a file has no image: ctr takes a rootfs folder; the snapshot of the image is mounted for it.
-  const mounted = join(host.folder, 'rootfs');
-  mkdirSync(mounted);
-  const prepared = await host.ctr(['images', 'mount', '--rw', IMAGE, mounted]);
-  assert.equal(prepared.code, 0, prepared.stderr);
-  try {
-    spec.root.path = mounted;
-    writeFileSync(file, JSON.stringify(spec));
-    const done = await host.ctr(['run', '--rm', '--runtime', RUNTIME, '--config', file, 'specfile']);
-    assert.equal(done.stdout, '1000\n1000 2000\n0027\n77\nmy-guest\ncat: can\'t open \'/proc/acpi/wakeup\': No such file or directory\n0\n', done.stderr);
-  } finally {
-    await host.ctr(['images', 'unmount', mounted]);
-  }
+  const script = 'id -u; id -G; umask; ulimit -n; hostname; cat /proc/sys/net/core/somaxconn; wc -c < /proc/version; ls /sys/firmware | wc -l';
+  const done = await host.runWithSpec('specfile', ['sh', '-c', script], (spec) => {
+    spec.hostname = 'my-guest';
+    spec.process = { ...spec.process, user: { uid: 1000, gid: 1000, umask: 0o27, additionalGids: [2000] }, rlimits: [{ type: 'RLIMIT_NOFILE', soft: 77, hard: 78 }] };
+    spec.linux = { ...spec.linux, sysctl: { 'net.core.somaxconn': '1234' }, maskedPaths: [...(spec.linux?.maskedPaths ?? []), '/proc/version'] };
+  });
+  assert.equal(done.stdout, '1000\n1000 2000\n0027\n77\nmy-guest\n1234\n0\n0\n', done.stderr);
 });
 
 test('a read-only root refuses writes and a bind mount shows the host file', async () => {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { after, afterEach, before, test } from 'node:test';
 import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
@@ -46,24 +47,39 @@ test('the shim is killed: containerd learns of it, delete cleans up and nothing 
 });
 
 test('the guest kernel panics: the waiter gets an answer and nothing is left', async () => {
-  const args = ['--privileged'];
-  await host.runDetached('panic', ['sleep', '1000'], { args });
+  const started = await host.runWithSpec('panic', ['sleep', '1000'], (spec) => {
+    spec.linux = { ...spec.linux, readonlyPaths: [], maskedPaths: [] };
+  }, { detach: true });
+  assert.equal(started.code, 0, started.stderr);
   const fired = host.exec('panic', ['sh', '-c', 'echo c > /proc/sysrq-trigger'], { timeoutMs: 60_000 });
   await host.waitForStatus('panic', 'STOPPED', 60_000);
   await fired;
   await host.remove('panic');
 });
 
-test('the agent is killed (PID 1 of the guest ends): the waiter gets an answer and nothing is left', async () => {
-  // The agent is PID 1 of the guest; the kernel panics when it dies. Seen from a privileged container's host PID view
-  // it cannot be signalled, so the channel is cut instead: QEMU is stopped (SIGSTOP), the guest does not answer.
-  const code = await expectAnswer('agentgone', async () => {
-    const pid = host.vmPid('agentgone');
+test('the virtual machine hangs and is then killed: the waiter gets an answer and nothing is left', async () => {
+  const code = await expectAnswer('hang', async () => {
+    const pid = host.vmPid('hang');
     process.kill(pid, 'SIGSTOP');
     await new Promise((resolve) => setTimeout(resolve, 200));
     process.kill(pid, 'SIGKILL');
   });
   assert.notEqual(code, 0);
+});
+
+test('the agent is killed: the waiter gets an answer and nothing is left', async () => {
+  // In a VM the agent is PID 1, which its own kernel does not let be killed; its end is the panic above. As a host
+  // process (mock) it can be.
+  const mock = await Host.start('mock');
+  try {
+    const waiting = mock.run('agentkill', ['sleep', '1000'], { timeoutMs: 60_000 });
+    await mock.waitForStatus('agentkill', 'RUNNING', 30_000);
+    const pids = execFileSync('pgrep', ['-f', 'agent.cjs.*/vm/agentkill/agent.sock'], { encoding: 'utf8' }).trim().split('\n').map(Number);
+    process.kill(Math.max(...pids), 'SIGKILL');
+    assert.notEqual((await waiting).code, 0);
+  } finally {
+    await mock.stop();
+  }
 });
 
 test('a pod can be made again under the same id right after its shim was killed', async () => {

@@ -5,6 +5,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TtrpcClient } from 'ttrpc-ts';
+import type { OciSpec } from '../../base/oci-spec';
 import { IMAGE, makeBusyboxImage } from '../../hack/busybox-image';
 import { PrivateContainerd, ROOT, type CommandResult, type ContainerdOptions } from '../../hack/private-containerd';
 
@@ -47,6 +48,8 @@ export interface RunOptions {
 }
 
 export class Host {
+  private readonly mountedImages: string[] = [];
+
   private constructor(
     readonly containerd: PrivateContainerd,
     readonly folder: string,
@@ -81,6 +84,9 @@ export class Host {
   }
 
   async stop(): Promise<void> {
+    for (const rootfs of this.mountedImages.splice(0)) {
+      await this.ctr(['images', 'unmount', '--rm', rootfs]);
+    }
     await this.containerd.stop();
     rmSync(this.folder, { recursive: true, force: true });
   }
@@ -96,6 +102,26 @@ export class Host {
     if (done.code !== 0) {
       throw new Error(`run -d ${id} failed: ${done.stderr}\n${this.containerd.log.slice(-3000)}`);
     }
+  }
+
+  /** `ctr run` with the spec that containerd would make, changed by `change`; the rootfs is a mounted copy of the image. */
+  async runWithSpec(id: string, command: readonly string[], change: (spec: OciSpec) => void, options: RunOptions & { readonly detach?: boolean } = {}): Promise<CommandResult> {
+    const model = `model-of-${id}`;
+    await this.ctr(['containers', 'create', '--runtime', RUNTIME, IMAGE, model]);
+    const info = JSON.parse((await this.ctr(['containers', 'info', model])).stdout) as { Spec: OciSpec };
+    await this.ctr(['containers', 'rm', model]);
+    const rootfs = join(this.folder, `rootfs-${id}`);
+    mkdirSync(rootfs);
+    const mounted = await this.ctr(['images', 'mount', '--rw', IMAGE, rootfs]);
+    if (mounted.code !== 0) {
+      throw new Error(`mount ${IMAGE}: ${mounted.stderr}`);
+    }
+    this.mountedImages.push(rootfs);
+    const spec: OciSpec = { ...info.Spec, root: { path: rootfs }, process: { ...info.Spec.process, args: [...command] } };
+    change(spec);
+    const file = join(this.folder, `${id}.json`);
+    writeFileSync(file, JSON.stringify(spec));
+    return this.ctr(['run', options.detach === true ? '-d' : '--rm', '--runtime', RUNTIME, ...(options.args ?? []), '--config', file, id], options);
   }
 
   async exec(id: string, command: readonly string[], options: RunOptions = {}): Promise<CommandResult> {

@@ -1,5 +1,5 @@
 /** Block devices of the host in a VM: what is attached is detached through the undo stack. */
-import { realpathSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { blockSource, blockStorage } from '../../agent-client/storage';
 import type { AgentDevice, AgentStorage } from '../../agent-client/types';
 import { KataError } from '../../base/errors';
@@ -41,10 +41,16 @@ export async function attachMounted(undo: UndoStack, vm: Vm, mount: BlockMount):
   return blockStorage({ address, fstype: mount.fsType, options: mount.options, mountPoint: mount.guestPath, ...fsGroup });
 }
 
-/** Plugs a block device of the spec in; returns its entry for the agent. `path` is the host's, of the same numbers. */
+/** The host's node of a block device by its numbers; the path in the container where the kernel does not know them. */
+function hostNode(device: OciDevice): string {
+  const uevent = `/sys/dev/block/${String(device.major ?? 0)}:${String(device.minor ?? 0)}/uevent`;
+  const name = existsSync(uevent) ? /^DEVNAME=(.+)$/m.exec(readFileSync(uevent, 'utf8'))?.[1] : undefined;
+  return name === undefined ? device.path : `/dev/${name}`;
+}
+
+/** Plugs a block device of the spec in; returns its entry for the agent. */
 export async function attachNode(undo: UndoStack, vm: Vm, device: OciDevice): Promise<AgentDevice> {
-  const path = `/dev/block/${String(device.major ?? 0)}:${String(device.minor ?? 0)}`;
-  const address = await attachBlock(undo, vm, path, false);
+  const address = await attachBlock(undo, vm, hostNode(device), false);
   const { driver, source } = blockSource(address);
   return { id: source, type: driver, vmPath: address.kind === 'mmio' || address.kind === 'nvdimm' ? source : '', containerPath: device.path };
 }

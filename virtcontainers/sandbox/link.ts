@@ -1,12 +1,16 @@
 /** Is the guest still there? One place learns of every way to lose it and tells everybody at once. */
 import { describeExit } from '../../base/child';
+import { sleep } from '../../base/deadline';
 import { describeError, KataError } from '../../base/errors';
 import type { AgentClient } from '../../agent-client/types';
 import type { Vm } from '../hypervisor/types';
 
+const VM_END_GRACE_MS = 300;
+
 export class GuestLink {
   private readonly controller = new AbortController();
   private client: AgentClient | undefined;
+  private vm: Vm | undefined;
   private ending = false;
 
   /** @param parent the caller's wish to cancel counts as loss; undefined afterwards through `detach` */
@@ -29,6 +33,7 @@ export class GuestLink {
 
   /** Watches a started VM. */
   watchVm(vm: Vm): void {
+    this.vm = vm;
     void vm.exited.then((exit) => {
       this.lose(new KataError('Unavailable', `the virtual machine ended (${describeExit(exit)})`));
     });
@@ -40,9 +45,15 @@ export class GuestLink {
     if (!this.alive) {
       agent.markDead(this.reason());
     }
-    void agent.closed.then((reason) => {
+    void agent.closed.then(async (reason) => {
+      await this.vmEnd();
       this.lose(KataError.from(reason, `the connection to the agent ended: ${describeError(reason)}`));
     });
+  }
+
+  /** A VM that dies takes the connection with it, a moment before its end is known: that end is the better reason. */
+  private async vmEnd(): Promise<void> {
+    await Promise.race([this.vm?.exited, sleep(VM_END_GRACE_MS)]);
   }
 
   /** Marks the guest as lost; the first reason stays. */
