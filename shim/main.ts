@@ -15,7 +15,7 @@ async function runVerb(args: ShimArgs): Promise<void> {
     const { writeInfo } = require('./info') as typeof import('./info');
     await writeInfo();
   } else if (args.action === 'delete') {
-    await loadPart('delete').deleteVerb(args);
+    await loadPart<typeof import('./delete')>('delete').deleteVerb(args);
   } else if (args.action === 'start' || args.action === 'serve') {
     const started = await start(args);
     if (started === undefined) {
@@ -23,7 +23,7 @@ async function runVerb(args: ShimArgs): Promise<void> {
     } else {
       // After containerd has read the reply; it dials while this loads.
       setImmediate(() => {
-        loadPart('serve').serve(started);
+        loadPart<typeof import('./serve')>('serve').serve(started);
       });
     }
   } else {

@@ -3,19 +3,13 @@
  * answered) is small: Node reads every byte of a file before it runs the first. From sources the same names are modules.
  */
 
-interface Parts {
-  /** The task service and what it is made of. */
-  readonly serve: typeof import('./serve');
-  /** Sandboxes, configuration, management: needed from the first Create on. */
-  readonly wiring: typeof import('./wiring');
-  /** The `delete` verb with its clean-up. */
-  readonly delete: typeof import('./delete');
-}
+/** `serve`: the task service. `wiring`: sandboxes and configuration, from the first Create on. `delete`: that verb with its clean-up. */
+export type PartName = 'serve' | 'wiring' | 'delete';
 
-/** Loads a part, once. */
-export function loadPart<Name extends keyof Parts>(name: Name): Parts[Name] {
+/** Loads a part, once. The caller names its type, `loadPart<typeof import('./serve')>('serve')`, so that this file depends on none. */
+export function loadPart<Part>(name: PartName): Part {
   const file = __filename.endsWith('.cjs') ? `./shim-${name}.cjs` : `./${name}`;
   // The bundler must not follow this.
   // eslint-disable-next-line @typescript-eslint/no-require-imports
-  return require(file) as Parts[Name];
+  return require(file) as Part;
 }

@@ -27,6 +27,8 @@ const FLUSH_EVENTS_MS = 2_000;
 /** Ending a sandbox is bounded by itself; this is for the case that it is not. */
 const STOP_TIMEOUT_MS = 60_000;
 
+const PREFETCH_AFTER_MS = 5;
+
 /** Serves until Shutdown or a signal. */
 export function serve(started: StartedServer): void {
   const { args } = started;
@@ -38,7 +40,7 @@ export function serve(started: StartedServer): void {
 /** The backend, loaded by whichever call needs it first. */
 function lateBackend(logger: Logger): Backend {
   let loaded: Backend | undefined;
-  const backend = (): Backend => (loaded ??= loadPart('wiring').createBackend(logger));
+  const backend = (): Backend => (loaded ??= loadPart<typeof import('./wiring')>('wiring').createBackend(logger));
   return {
     readBundle: (path) => backend().readBundle(path),
     loadConfig: (configPath, bundle) => backend().loadConfig(configPath, bundle),
@@ -95,10 +97,10 @@ class ShimServer implements ServiceHost {
     this.settleProcess();
     const { args, socketPath } = this.started;
     this.logger.info('serving', { socket: socketPath, namespace: args.namespace, unknown_flags: args.unknown.join(' ') || undefined });
-    // The host dials now; a call that comes in between is answered first.
-    setImmediate(() => {
-      loadPart('wiring').prefetch();
-    });
+    // The host dials now, and its first call shall not wait for what only Create needs (which loads it if it comes first).
+    setTimeout(() => {
+      loadPart<typeof import('./wiring')>('wiring').prefetch();
+    }, PREFETCH_AFTER_MS);
   }
 
   publish: ServiceHost['publish'] = (event) => {
@@ -113,7 +115,7 @@ class ShimServer implements ServiceHost {
   onSandbox(sandbox: Sandbox, bundle: string): void {
     this.logger.info('sandbox created', { vm: sandbox.vmSource, vmm_pid: sandbox.pid, phases: sandbox.phases.map((p) => `${p.name}=${p.durationMs.toFixed(0)}ms`).join(',') });
     setImmediate(() => {
-      this.closeManagement = loadPart('wiring').startManagement({ sandbox, bundle, figures: this.figures, logger: this.logger });
+      this.closeManagement = loadPart<typeof import('./wiring')>('wiring').startManagement({ sandbox, bundle, figures: this.figures, logger: this.logger });
     });
   }
 
