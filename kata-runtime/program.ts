@@ -14,6 +14,7 @@ import { registerGc } from './gc/command';
 import { registerFactory } from './factory';
 import { registerIptables } from './iptables';
 import { registerMetrics } from './metrics';
+import { registerMonitor } from './monitor/command';
 import { registerPs } from './ps';
 import { defaultConfigPaths, Session, type GlobalOptions } from './session';
 import { versionText } from './version';
@@ -30,6 +31,7 @@ const REGISTRARS: readonly Registrar[] = [
   registerGc,
   registerCollectData,
   registerExplain,
+  registerMonitor,
   registerCompletion,
 ];
 
