@@ -3,6 +3,9 @@ import { KataError } from '../../base/errors';
 import type { HypervisorType } from '../config/types';
 import type { HypervisorDriver } from './types';
 
+/** Names of the hypervisors that can be configured in this version. */
+export const SUPPORTED_HYPERVISORS: readonly HypervisorType[] = ['qemu', 'mock'];
+
 /** The driver of a VMM; Unimplemented for those that have none yet. */
 export async function driverFor(type: HypervisorType): Promise<HypervisorDriver> {
   switch (type) {
@@ -11,6 +14,8 @@ export async function driverFor(type: HypervisorType): Promise<HypervisorDriver>
     case 'mock':
       return (await import('./mock/driver')).mockDriver;
     default:
-      throw new KataError('Unimplemented', `hypervisor ${type}: not supported yet`, { hint: 'use [hypervisor.qemu]' });
+      throw new KataError('Unimplemented', `hypervisor ${type}: not supported yet`, {
+        hint: `use one of ${SUPPORTED_HYPERVISORS.join(', ')} ([hypervisor.<name>] of configuration.toml)`,
+      });
   }
 }

@@ -2,8 +2,10 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { KataError } from '../../../base/errors';
+import { checkId } from '../../../base/ids';
 import { cleanupState } from '../processes';
 import type { HypervisorDriver } from '../types';
+import { removeMockCgroups } from './cgroups';
 import { MockVm } from './mock';
 
 /** The agent's bundle: beside the running bundle, or in build/ in development. NotFound if it was not built. */
@@ -24,5 +26,11 @@ export const mockDriver: HypervisorDriver = {
     return Promise.resolve();
   },
   createVm: (spec) => new MockVm(spec, agentBundle()),
-  cleanup: cleanupState,
+  cleanup: async (state) => {
+    try {
+      await cleanupState(state);
+    } finally {
+      await removeMockCgroups(checkId(state.id, 'sandbox'));
+    }
+  },
 };

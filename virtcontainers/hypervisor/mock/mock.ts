@@ -10,6 +10,7 @@ import { processEntry, startGuarded } from '../processes';
 import { VM_TRANSITIONS, type VmLifeState, type VmTrigger } from '../state';
 import type { AgentUrl, Vm, VmFacts, VmSpec, VmState } from '../types';
 import { makeVmFolder, removeVmFolder } from '../vm-folder';
+import { mockCgroupParent, removeMockCgroups } from './cgroups';
 
 const SOCKET = 'agent.sock';
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -107,6 +108,7 @@ export class MockVm implements Vm {
       }
       makeVmFolder(this.spec.directory);
       this.undo.push('the VM folder', () => { removeVmFolder(this.spec.directory, this.id); });
+      this.undo.push('the cgroups', () => removeMockCgroups(this.id));
       await this.listening(this.launch(options), timer.signal);
       this.life.tryMove('up');
     } catch (reason) {
@@ -121,7 +123,7 @@ export class MockVm implements Vm {
 
   private launch(options: Parameters<Vm['start']>[0]): Child {
     const share = this.spec.share === undefined ? [] : ['--share', this.spec.share.source];
-    const args = [...UNSHARE, '--', this.program, this.agent, '--listen', `unix://${this.socket}`, '--mock', ...share];
+    const args = [...UNSHARE, '--', this.program, this.agent, '--listen', `unix://${this.socket}`, '--mock', '--cgroup-parent', mockCgroupParent(this.id), ...share];
     const child = startGuarded('unshare', args, this.spec.netns, { env: { PATH: process.env['PATH'] }, stdout: 'ignore' });
     this.child = child;
     void child.exited.then((exit) => {
