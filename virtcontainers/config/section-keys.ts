@@ -41,7 +41,7 @@ export const RUNTIME_KEYS: readonly KeySpec[] = [
   defineKey('vfio_mode', 'string', '', 'who drives a passed device', { default: 'guest-kernel', choices: ['vfio', 'guest-kernel'], status: 'later' }),
   defineKey('disable_guest_empty_dir', 'boolean', '', 'keep emptyDir volumes on the host'),
   defineKey('experimental', 'strings', '', 'experimental features; none exists'),
-  defineKey('enable_pprof', 'boolean', '', 'debug endpoints of the shim', { status: 'later' }),
+  defineKey('enable_pprof', 'boolean', '', 'debug endpoints of the shim'),
   defineKey('create_container_timeout', 'integer', '', 'for creating one container', { default: 60, max: UINT64, unit: 's', since: '4.1' }),
   ...defineKeys({ status: 'later' }, [
     defineKey('enable_tracing', 'boolean', '', 'OpenTelemetry traces of the shim'),

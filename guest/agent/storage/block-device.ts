@@ -1,7 +1,7 @@
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { sleep } from '../../../base/deadline';
-import { KataError } from '../../../base/errors';
+import { errnoOf, KataError } from '../../../base/errors';
 
 const POLL_MS = 10;
 const ROOT_BUS = '/sys/devices/pci0000:00';
@@ -85,12 +85,22 @@ function look(driver: string, source: string): string | undefined {
   }
 }
 
+/** The node comes before the disk can be opened (ENXIO until then), and sysfs comes before the node. */
+function opens(path: string): boolean {
+  try {
+    closeSync(openSync(path, 'r'));
+    return true;
+  } catch (reason) {
+    return !['ENOENT', 'ENXIO', 'ENODEV'].includes(errnoOf(reason) ?? '');
+  }
+}
+
 /** The node of a block device; waits until the guest has it, for at most `timeoutMs`. */
 export async function blockDeviceOf(driver: string, source: string, timeoutMs: number): Promise<string> {
   const endsMs = performance.now() + timeoutMs;
   for (;;) {
     const path = look(driver, source);
-    if (path !== undefined && existsSync(path)) {
+    if (path !== undefined && opens(path)) {
       return path;
     }
     if (performance.now() >= endsMs) {
