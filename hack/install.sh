@@ -32,7 +32,7 @@ remove_versions() { # $1: the version to keep, or nothing
 }
 
 install_all() {
-  files=$(cd build && ls *.cjs sys.node)
+  files=$(cd build && ls *.cjs *.cjs.cache sys.node)
   digest=$(cd build && cat $files 2>/dev/null | sha256sum | cut -c1-12)
   version=kata-ts-$digest
   mkdir -p "$bin" "$lib/$version" "$guest" "$defaults"
