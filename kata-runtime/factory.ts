@@ -1,7 +1,7 @@
 /** `kata-runtime factory init | destroy | status`. */
-import { rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { writeFileAtomic } from '../base/atomic-file';
-import { Child } from '../base/child';
 import { KataError } from '../base/errors';
 import type { CachedVmReport, FactoryReport, TemplateReport } from '../factory/report';
 import type { PreflightPoint } from '../factory/preflight';
@@ -72,22 +72,29 @@ async function serve(session: Session, options: InitOptions): Promise<void> {
 async function detach(session: Session, options: InitOptions): Promise<void> {
   const { factory } = session.loadConfig();
   const { reportFactory } = await load.report();
+  const { spawn } = await import('node:child_process');
   const [program = '', ...args] = process.argv.slice(1);
-  const background = args.filter((arg) => !/^--?detach$/.test(arg));
-  const child = Child.start(process.execPath, [program, ...background], { detached: true, stdout: 'ignore' });
-  child.unref();
-  const end = performance.now() + DETACH_WAIT_MS;
-  for (;;) {
-    const { cache } = await reportFactory(session.loadConfig());
-    if (cache?.pid === child.pid) {
-      session.host.out(`VM cache server pid = ${String(child.pid)}, listening on ${factory.vmCacheEndpoint}, pid file ${pidFileOf(factory.vmCacheEndpoint, options)}\n`);
-      return;
+  // A file, not a pipe: the server goes on when nobody reads any more.
+  const said = `${factory.vmCacheEndpoint}.err`;
+  mkdirSync(dirname(said), { recursive: true, mode: 0o755 });
+  const fd = openSync(said, 'w+', 0o600);
+  try {
+    const child = spawn(process.execPath, [program, ...args.filter((arg) => !/^--?detach$/.test(arg))], { detached: true, stdio: ['ignore', 'ignore', fd] });
+    child.unref();
+    const end = performance.now() + DETACH_WAIT_MS;
+    while (child.exitCode === null && child.signalCode === null && performance.now() < end) {
+      const { cache } = await reportFactory(session.loadConfig());
+      if (cache?.pid === child.pid) {
+        session.host.out(`VM cache server pid = ${String(child.pid)}, listening on ${factory.vmCacheEndpoint}, pid file ${pidFileOf(factory.vmCacheEndpoint, options)}\n`);
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, DETACH_POLL_MS));
     }
-    if (child.exit !== undefined || performance.now() > end) {
-      child.kill();
-      throw new KataError('Unavailable', `start the VM cache server in the background: ${child.stderr.trim() || 'it does not answer'}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, DETACH_POLL_MS));
+    child.kill();
+    throw new KataError('Unavailable', `start the VM cache server in the background: ${readFileSync(said, 'utf8').trim().replace(/^kata-runtime: /, '') || 'it does not answer'}`);
+  } finally {
+    closeSync(fd);
+    rmSync(said, { force: true });
   }
 }
 
