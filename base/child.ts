@@ -25,6 +25,8 @@ export interface StartOptions {
   readonly input?: Uint8Array | string;
   /** Where stdout goes. Default `capture`. */
   readonly stdout?: 'capture' | 'ignore';
+  /** The name that the program sees as its own, where that is not its path. */
+  readonly argv0?: string;
 }
 
 const TAIL_BYTES = 16 * 1024;
@@ -65,6 +67,7 @@ export class Child {
       detached: options.detached ?? false,
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
       ...(options.env === undefined ? {} : { env: options.env }),
+      ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
     };
     const process = spawn(file, [...args], spawnOptions);
     let failure: Error | undefined;

@@ -1,8 +1,10 @@
 /** OCI hooks of the host: prestart, createRuntime, poststart, poststop (shim-behaviour 4.9). */
+import { closeSync, openSync } from 'node:fs';
 import { Child, describeExit, type StartOptions } from '../../base/child';
 import { withTimeout } from '../../base/deadline';
 import { KataError } from '../../base/errors';
 import type { OciHook } from '../../base/oci-spec';
+import { inNetns } from '../../base/syscalls';
 
 /** What a hook reads on its standard input. */
 export interface HookState {
@@ -17,12 +19,19 @@ export interface HookState {
 /** A hook without a time-out of its own gets this. */
 const DEFAULT_TIMEOUT_MS = 30_000;
 
-/** Starts a program in the network namespace of process `netnsOf`, or here. */
+/** Starts a program in the network namespace of process `netnsOf`, or here. Its args begin with its own name, as OCI has it. */
 function startHook(hook: OciHook, options: StartOptions, netnsOf: number | undefined): Child {
-  const args = (hook.args ?? []).slice(1);
-  return netnsOf === undefined
-    ? Child.start(hook.path, args, options)
-    : Child.start('nsenter', [`--net=/proc/${String(netnsOf)}/ns/net`, '--', hook.path, ...args], options);
+  const [argv0, ...args] = hook.args ?? [];
+  const start = (): Child => Child.start(hook.path, args, argv0 === undefined ? options : { ...options, argv0 });
+  if (netnsOf === undefined) {
+    return start();
+  }
+  const netns = openSync(`/proc/${String(netnsOf)}/ns/net`, 'r');
+  try {
+    return inNetns(netns, start);
+  } finally {
+    closeSync(netns);
+  }
 }
 
 async function runHook(kind: string, hook: OciHook, state: HookState, netnsOf: number | undefined): Promise<void> {
