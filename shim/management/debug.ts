@@ -1,4 +1,5 @@
 /** /debug/*: only with `enable_pprof`. Names are those of Go's pprof; the content is Node's (CPU profiles open in any DevTools). */
+/* eslint-disable @typescript-eslint/no-require-imports -- loaded late on purpose */
 import { KataError } from '../../base/errors';
 import { sleep } from '../../base/deadline';
 import type { Answer, Endpoint } from './answer';
@@ -18,15 +19,15 @@ const index: Endpoint = () => ({
 
 const cmdline: Endpoint = () => ({ status: 200, body: process.argv.join('\0') });
 
-const heap: Endpoint = async () => {
-  const v8 = await import('node:v8');
+const heap: Endpoint = () => {
+  const v8 = require('node:v8') as typeof import('node:v8');
   return { status: 200, type: 'application/json', body: `${JSON.stringify({ statistics: v8.getHeapStatistics(), spaces: v8.getHeapSpaceStatistics() }, null, 2)}\n` };
 };
 
 let profiling = false;
 
 async function profileFor(seconds: number): Promise<Answer> {
-  const { Session } = await import('node:inspector/promises');
+  const { Session } = require('node:inspector/promises') as typeof import('node:inspector/promises');
   const session = new Session();
   session.connect();
   try {
