@@ -67,6 +67,8 @@ function buildBundles(): void {
       bundle: true,
       platform: 'node',
       target: 'node20',
+      // Compiled code (code-cache.ts) runs without a callback for import(): a late module is a late require.
+      supported: { 'dynamic-import': false },
       format: 'cjs',
       minify: true,
       keepNames: true,

@@ -36,10 +36,11 @@ function configuration(folder: string): string {
 
 /** What the shim's own log line says about the start of a sandbox: VM source and the phases with milliseconds. */
 function startReport(log: string, sandbox: string): { source: string; phases: [string, number][] } {
-  const line = log.split('\n').find((text) => text.includes('msg="sandbox started"') && text.includes(`sandbox=${sandbox}`)) ?? '';
-  const source = /\bsource=(\S+)/.exec(line)?.[1] ?? 'unknown';
+  const line = log.split('\n').find((text) => text.includes('msg="sandbox created"') && text.includes(`sandbox=${sandbox}`)) ?? '';
+  const source = /\bvm=(\S+)/.exec(line)?.[1] ?? 'unknown';
   const phases = /\bphases="([^"]*)"/.exec(line)?.[1] ?? '';
-  return { source, phases: phases.split(' ').filter(Boolean).map((part) => [part.split('=')[0] ?? '', Number(part.split('=')[1])]) };
+  const words = phases.split(',').filter(Boolean);
+  return { source, phases: words.map((word) => [word.split('=')[0] ?? '', Number.parseFloat(word.split('=')[1] ?? '')]) };
 }
 
 async function main(): Promise<void> {

@@ -21,6 +21,7 @@ const CHECKS: readonly { readonly name: string; readonly command: readonly strin
   { name: 'types', command: ['npx', 'tsc', '--noEmit', '-p', 'tsconfig.json'] },
   { name: 'layers and cycles', command: ['npm', 'run', '-s', 'layers'] },
   { name: 'generated code is up to date', command: ['hack/generate.sh', '--check'] },
+  { name: 'docs/configuration.md is up to date', command: ['npx', 'tsx', 'hack/config-docs.ts', '--check'] },
 ];
 
 const UNIT_FOLDERS = ['base', 'ttrpc-ts/src', 'agent-client', 'virtcontainers', 'factory', 'shim', 'kata-runtime', 'guest', 'hack'];

@@ -7,7 +7,7 @@ import type { SandboxDeps } from './deps';
 import { failureReport } from './failure-report';
 import type { GuestLink } from './link';
 import type { Phases } from './phases';
-import type { SandboxRequest, VmSource } from './types';
+import type { FactoryVm, SandboxRequest, VmSource } from './types';
 
 export interface BootContext {
   readonly request: SandboxRequest;
@@ -25,6 +25,7 @@ export interface BootedVm {
   readonly vm: Vm;
   readonly agent: AgentClient;
   readonly source: VmSource;
+  readonly share?: FactoryVm['share'];
 }
 
 const BOOT_KVM_MS = 10_000;
@@ -43,7 +44,7 @@ async function fromFactory(undo: UndoStack, context: BootContext): Promise<Boote
   if (factory === undefined) {
     return undefined;
   }
-  const found = await phases.time('factory', () => factory.getVm(spec, link.signal, request.observer.onAgentCall));
+  const found = await phases.time('factory', () => factory.getVm(spec, link.signal, (name, ms, ok) => { request.observer.onAgentCall?.(name, ms, ok); }));
   if (found === undefined) {
     return undefined;
   }
