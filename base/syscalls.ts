@@ -19,13 +19,13 @@ const NUMBERS = {
     fcntl: 72, ioctl: 16, socket: 41, connect: 42, accept4: 288, sendmsg: 46, recvmsg: 47, bind: 49, listen: 50, socketpair: 53,
     getsockopt: 55, wait4: 61, kill: 62, flock: 73, mknod: 133, prctl: 157, mount: 165, umount2: 166, sethostname: 170, reboot: 169,
     settimeofday: 164, poll: 7, waitid: 247, unshare: 272, setns: 308, dup3: 292, pipe2: 293, syncfs: 306, finit_module: 313,
-    read: 0, write: 1, splice: 275, pidfd_open: 434, chroot: 161, pivot_root: 155, sched_setaffinity: 203, setrlimit: 160,
+    read: 0, write: 1, splice: 275, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 161, pivot_root: 155, sched_setaffinity: 203, setrlimit: 160,
   },
   arm64: {
     fcntl: 25, ioctl: 29, socket: 198, connect: 203, accept4: 242, sendmsg: 211, recvmsg: 212, bind: 200, listen: 201, socketpair: 199,
     getsockopt: 209, wait4: 260, kill: 129, flock: 32, mknod: -1, prctl: 167, mount: 40, umount2: 39, sethostname: 161, reboot: 142,
     settimeofday: 170, poll: -1, waitid: 95, unshare: 97, setns: 268, dup3: 24, pipe2: 59, syncfs: 267, finit_module: 273,
-    read: 63, write: 64, splice: 76, pidfd_open: 434, chroot: 51, pivot_root: 41, sched_setaffinity: 122, setrlimit: 164,
+    read: 63, write: 64, splice: 76, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 51, pivot_root: 41, sched_setaffinity: 122, setrlimit: 164,
   },
 } as const;
 
@@ -105,6 +105,39 @@ export function unmount(target: string, flags: number = UMOUNT.DETACH | UMOUNT.N
 /** chroot(2) of the whole process; the working directory stays where it is. */
 export function changeRoot(path: string): void {
   check(call('chroot', path), `change root to ${path}`);
+}
+
+/**
+ * A copy of the mount at `path` in the mount namespace of another process, attached nowhere; the caller owns the
+ * descriptor. Where the mount is shared, what is mounted below either copy later appears in both. Only the main thread
+ * visits the other namespace; it has its working directory for itself from then on.
+ */
+export function copyMountOf(pid: number, path: string): number {
+  const FS = 0x200;
+  const CLONE_AND_CLOEXEC = 1 | 0o2000000;
+  const cwd = process.cwd();
+  const [home, theirs] = [openSync('/proc/thread-self/ns/mnt', 'r'), openSync(`/proc/${String(pid)}/ns/mnt`, 'r')];
+  try {
+    check(call('unshare', FS), 'unshare the working directory');
+    check(call('setns', theirs, CLONE.NEWNS), `enter the mount namespace of process ${String(pid)}`);
+    try {
+      return check(call('open_tree', -100, path, CLONE_AND_CLOEXEC), `copy the mount ${path} of process ${String(pid)}`);
+    } finally {
+      if (call('setns', home, CLONE.NEWNS) < 0) {
+        process.abort();
+      }
+      process.chdir(cwd);
+    }
+  } finally {
+    closeSync(home);
+    closeSync(theirs);
+  }
+}
+
+/** Attaches a mount of `copyMountOf` at `target`; closes nothing. */
+export function attachMount(fd: number, target: string): void {
+  const FROM_EMPTY_PATH = 4;
+  check(call('move_mount', fd, '', -100, target, FROM_EMPTY_PATH), `attach a mount at ${target}`);
 }
 
 /** unshare(2) of the calling (main) thread. Never with CLONE.NEWNS once Node's thread pool has started. */

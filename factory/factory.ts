@@ -37,6 +37,10 @@ export class Factory implements VmFactory {
     private readonly counters: Counters,
   ) {}
 
+  get bringsShare(): boolean {
+    return this.bases.some(({ kind }) => kind === 'cache' || kind === 'grpc-cache') && this.config.hypervisor.sharedFs === 'virtio-9p';
+  }
+
   get config(): BaseConfig {
     return this.bases[0].config;
   }
@@ -85,7 +89,7 @@ export class Factory implements VmFactory {
     const made = await base.getBaseVm(spec, signal);
     undo.push(`virtual machine "${made.vm.id}"`, () => made.vm.stop());
     const agent = await makeReady(undo, made, spec, this.deps, signal, onAgentCall);
-    return { vm: made.vm, agent, source: base.kind === 'cache' || base.kind === 'grpc-cache' ? 'cache' : made.source };
+    return { vm: made.vm, agent, source: base.kind === 'cache' || base.kind === 'grpc-cache' ? 'cache' : made.source, ...(made.share === undefined ? {} : { share: made.share }) };
   }
 
   private miss(logger: Logger, base: BaseFactory, reason: unknown, last: boolean): void {

@@ -3,7 +3,7 @@ import type { AgentClient, ConnectOptions } from '../agent-client/types';
 import type { Logger } from '../base/log';
 import type { HypervisorConfig, HypervisorType } from '../virtcontainers/config/types';
 import type { HypervisorDriver, Vm, VmSpec } from '../virtcontainers/hypervisor/types';
-import type { VmSource } from '../virtcontainers/sandbox/types';
+import type { FactoryVm, VmSource } from '../virtcontainers/sandbox/types';
 
 /** What every VM of a factory is made from. A sandbox's own wishes (size, folders) are no part of it. */
 export interface BaseConfig {
@@ -22,6 +22,7 @@ export interface BaseVm {
   readonly source: VmSource;
   readonly vcpus: number;
   readonly memoryMiB: number;
+  readonly share?: FactoryVm['share'];
 }
 
 /** One VM in stock. */

@@ -2,7 +2,9 @@
 import { join } from 'node:path';
 import { sleep } from '../../base/deadline';
 import { describeError, KataError } from '../../base/errors';
-import type { VmSpec } from '../../virtcontainers/hypervisor/types';
+import { SHARE_TAG } from '../../agent-client/storage';
+import type { SharedFolder, VmSpec } from '../../virtcontainers/hypervisor/types';
+import { transferShare } from '../../virtcontainers/hypervisor/vm-folder';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 
 const FIRST_RETRY_MS = 500;
@@ -115,12 +117,17 @@ export class CacheFactory implements BaseFactory {
     });
   }
 
+  /** The owner's mounts come to it later (`FactoryVm.share`). Another kind of share is attached by the owner. */
+  private shareOf(directory: string): SharedFolder | undefined {
+    return this.config.hypervisor.sharedFs === 'virtio-9p' ? { kind: 'virtio-9p', tag: SHARE_TAG, source: transferShare(directory) } : undefined;
+  }
+
   private spec(): VmSpec {
     const id = freshId();
     const { config, deps } = this;
     return {
       id, directory: join(deps.vmRoot, id), config: config.hypervisor, vcpus: config.vcpus, memoryMiB: config.memoryMiB,
-      kernelParams: config.kernelParams, share: undefined, devices: [], netns: { kind: 'own' }, template: undefined,
+      kernelParams: config.kernelParams, share: this.shareOf(join(deps.vmRoot, id)), devices: [], netns: { kind: 'own' }, template: undefined,
       debug: config.hypervisor.enableDebug, logger: deps.logger.with({ vm: id }),
       ...(this.options.transferable === true ? { transferable: true } : {}),
     };

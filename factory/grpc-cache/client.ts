@@ -1,6 +1,7 @@
 /** Base VMs from the cache server of this host. The VM is ours from the moment that we hold its lifeline. */
 import { KataError } from '../../base/errors';
 import type { VmSpec } from '../../virtcontainers/hypervisor/types';
+import { transferShare } from '../../virtcontainers/hypervisor/vm-folder';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 import { callCache } from './call';
 import { decodeVm, RPC } from './wire';
@@ -25,7 +26,8 @@ export class GrpcCacheFactory implements BaseFactory {
       throw new KataError('Unimplemented', `take a virtual machine over: ${spec.config.type} cannot`);
     }
     const vm = await driver.adoptVm({ ...spec, id: state.id, directory: state.directory, vcpus, memoryMiB, transferable: true }, state, signal);
-    return { vm, source: 'cache', vcpus, memoryMiB };
+    const share = spec.share?.kind === 'virtio-9p' ? { share: { pid: vm.pid, path: transferShare(state.directory) } } : {};
+    return { vm, source: 'cache', vcpus, memoryMiB, ...share };
   }
 
   stock(): readonly StockedVm[] {

@@ -2,7 +2,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { KataError } from '../../base/errors';
-import { mount, MS, unmount, UMOUNT } from '../../base/syscalls';
+import { attachMount, copyMountOf, mount, MS, unmount, UMOUNT } from '../../base/syscalls';
 import { fitOverlayData, parseMountOptions } from './mount-options';
 
 export interface Mounts {
@@ -10,6 +10,8 @@ export interface Mounts {
   mount(type: string, source: string, target: string, options: readonly string[]): void;
   /** Binds a file or folder with all that is mounted under it; makes `target` to match. `readOnly` holds for the bind itself. */
   bind(source: string, target: string, how: { readonly readOnly: boolean; readonly recursive: boolean }): void;
+  /** Puts a copy of a shared mount of another process's mount namespace on `target`: what is mounted below one appears in both. */
+  joinMount(pid: number, path: string, target: string): void;
   /** Changes propagation of a mount point. */
   propagate(target: string, how: 'shared' | 'slave' | 'private'): void;
   /** Makes a bind mount read-only. */
@@ -76,6 +78,15 @@ export const HOST_MOUNTS: Mounts = {
     mount(real, target, '', MS.BIND | (recursive ? MS.REC : 0));
     if (readOnly) {
       this.remountReadOnly(target);
+    }
+  },
+
+  joinMount(pid, path, target) {
+    const fd = copyMountOf(pid, path);
+    try {
+      attachMount(fd, target);
+    } finally {
+      closeSync(fd);
     }
   },
 

@@ -52,6 +52,18 @@ export class FsShare {
       this.mounts.propagate(this.paths.shared, 'slave');
       this.mounts.remountReadOnly(this.paths.shared);
     });
+    this.bindForSandbox(undo, sandboxBindMounts);
+  }
+
+  /** From here on what is mounted for the guest goes into the share that a VM of a factory has already. Before the first container. */
+  moveInto(undo: UndoStack, share: { readonly pid: number; readonly path: string }, sandboxBindMounts: readonly string[]): void {
+    this.take(undo, this.paths.mounts, () => {
+      this.mounts.joinMount(share.pid, share.path, this.paths.mounts);
+    });
+    this.bindForSandbox(undo, sandboxBindMounts);
+  }
+
+  private bindForSandbox(undo: UndoStack, sandboxBindMounts: readonly string[]): void {
     for (const source of sandboxBindMounts) {
       this.bindInto(undo, source, join('sandbox-mounts', basename(source)), true);
     }

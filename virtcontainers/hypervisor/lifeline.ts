@@ -34,9 +34,20 @@ export function makeLifeline(directory: string): number {
   return openSync(fifoOf(directory), constants.O_RDWR | constants.O_NONBLOCK);
 }
 
-/** The command that starts a VMM which ends with its last holder. */
-export function lifelineCommand(directory: string, file: string, args: readonly string[]): [string, string[]] {
-  return ['/bin/sh', ['-c', SCRIPT, fifoOf(directory), directory, file, ...args]];
+/**
+ * The VMM in a mount namespace of its own, where `$0` is a file system that can be shared with the next owner: what that
+ * mounts below its copy, the VMM sees. It goes with the VMM.
+ */
+const SHARE_SCRIPT = 'mount -t tmpfs -o nosuid,nodev,size=16M,mode=0750 tmpfs "$0" && mount --make-shared "$0" && exec "$@"';
+
+/**
+ * The command that starts a VMM which ends with its last holder.
+ * @param share an empty folder that is to become the VM's share; its owner comes later (`copyMountOf`)
+ */
+export function lifelineCommand(directory: string, file: string, args: readonly string[], share?: string): [string, string[]] {
+  const program = [file, ...args];
+  const inside = share === undefined ? program : ['unshare', '--mount', '--propagation', 'slave', '--', '/bin/sh', '-c', SHARE_SCRIPT, share, ...program];
+  return ['/bin/sh', ['-c', SCRIPT, fifoOf(directory), directory, ...inside]];
 }
 
 /** Becomes a holder, and says so. NotFound if the VM has ended meanwhile. The caller owns the descriptor. */

@@ -12,12 +12,12 @@ const KILL_WAIT_MS = 900;
 const KILL_POLL_MS = 5;
 
 /**
- * Starts a program that the kernel kills when we die; it keeps its pid through setpriv. With the folder of a lifeline it
+ * Starts a program that the kernel kills when we die; it keeps its pid through setpriv. With a lifeline it
  * ends with the last holder of that instead, and signals to our group do not reach it.
  */
-export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: StartOptions, lifelineOf?: string): Child {
-  const [program, words] = lifelineOf === undefined ? ['setpriv', ['--pdeathsig', 'KILL', '--', file, ...args]] : lifelineCommand(lifelineOf, file, args);
-  const start = (): Child => Child.start(program, words, lifelineOf === undefined ? options : { ...options, detached: true });
+export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: StartOptions, lifeline?: { readonly directory: string; readonly share: string | undefined }): Child {
+  const [program, words] = lifeline === undefined ? ['setpriv', ['--pdeathsig', 'KILL', '--', file, ...args]] : lifelineCommand(lifeline.directory, file, args, lifeline.share);
+  const start = (): Child => Child.start(program, words, lifeline === undefined ? options : { ...options, detached: true });
   switch (netns.kind) {
     case 'host':
       return start();

@@ -2,6 +2,7 @@
 import { lstatSync, mkdirSync, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
 import { basename, isAbsolute, join, normalize } from 'node:path';
 import { errnoOf, KataError } from '../../base/errors';
+import type { VmSpec } from './types';
 
 const MAX_SOCKET_PATH_BYTES = 107;
 /** The longest name of a socket in it, with its slash. */
@@ -22,6 +23,20 @@ export function makeVmFolder(directory: string): void {
   }
 }
 
+const TRANSFER_SHARE = 'share';
+
+/** The share of a VM that gets its owner later; see `VmSpec.transferable`. */
+export function transferShare(directory: string): string {
+  return join(directory, TRANSFER_SHARE);
+}
+
+/** Makes that folder, if the VM has a share. */
+export function makeTransferShare({ share, directory }: Pick<VmSpec, 'share' | 'directory'>): void {
+  if (share?.source === transferShare(directory)) {
+    mkdirSync(share.source, { mode: 0o700 });
+  }
+}
+
 /**
  * Removes files and sockets in the folder, then the folder. It must carry the id as its name: the path may come from
  * a state file. Nothing below sub-folders is touched. Nothing there: nothing to do.
@@ -36,7 +51,9 @@ export function removeVmFolder(directory: string, id: string): void {
       return;
     }
     for (const entry of readdirSync(directory, { withFileTypes: true })) {
-      if (!entry.isDirectory()) {
+      if (entry.isDirectory() && entry.name === TRANSFER_SHARE) {
+        rmdirSync(join(directory, entry.name));
+      } else if (!entry.isDirectory()) {
         unlinkIfThere(join(directory, entry.name));
       }
     }

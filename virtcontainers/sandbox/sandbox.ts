@@ -196,6 +196,12 @@ async function setUp(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps
     },
   });
   const preparing = (async (): Promise<readonly [PreparedContainer, readonly string[]]> => {
+    if (request.factory?.bringsShare === true) {
+      const { share } = await booting;
+      if (share !== undefined) {
+        side.share.moveInto(undo, share, config.runtime.sandboxBindMounts);
+      }
+    }
     const prepared = await phases.time('rootfs', () => prepareContainer(containerUndo, side.prepare, container));
     draft.cgroups = await phases.time('cgroup', () => makeCgroups(request, deps));
     draft.joinCgroups(warn);

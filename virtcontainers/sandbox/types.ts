@@ -15,10 +15,14 @@ export interface FactoryVm {
   readonly vm: Vm;
   readonly agent: AgentClient;
   readonly source: VmSource;
+  /** The VM has its share already: a shared mount at `path` in the mount namespace of process `pid`. The sandbox puts its mounts there. */
+  readonly share?: { readonly pid: number; readonly path: string };
 }
 
 /** Declared here, implemented by factory/. `undefined` from getVm: boot directly (the factory has counted and logged why). */
 export interface VmFactory {
+  /** A VM may come with its share: nothing is mounted for the guest before that is known. */
+  readonly bringsShare?: boolean;
   getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: SandboxObserver['onAgentCall']): Promise<FactoryVm | undefined>;
 }
 

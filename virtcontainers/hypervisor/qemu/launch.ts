@@ -80,7 +80,7 @@ export async function launch(input: LaunchInput, undo: UndoStack): Promise<Launc
     const monitor = connect(fileIn(spec.directory, 'qmp'));
     undo.push('the monitor', () => void monitor.destroy());
     monitor.on('error', () => undefined);
-    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore' }, spec.transferable === true ? spec.directory : undefined);
+    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore' }, spec.transferable === true ? { directory: spec.directory, share: spec.share?.kind === 'virtio-9p' ? spec.share.source : undefined } : undefined);
     undo.push('QEMU', () => void qemu.kill('SIGKILL'));
     return { qemu, virtiofsd, monitor, stateFd };
   } finally {

@@ -12,7 +12,7 @@ import { AdoptedProcess, makeLifeline, takeLifeline, waitTaken } from '../lifeli
 import { processEntry } from '../processes';
 import { VM_TRANSITIONS, type VmLifeState, type VmTrigger } from '../state';
 import type { AgentUrl, DriverCapabilities, HotplugControl, PauseControl, ResizeControl, SnapshotControl, TransferControl, Vm, VmFacts, VmSpec, VmState } from '../types';
-import { makeVmFolder, removeVmFolder } from '../vm-folder';
+import { makeTransferShare, makeVmFolder, removeVmFolder } from '../vm-folder';
 import { hostAccelerator, type Accelerator } from './accelerator';
 import { startFailure } from './failure';
 import { checkFiles } from './files-check';
@@ -214,6 +214,7 @@ export class QemuVm implements Vm {
     this.undo.push('the VM folder', () => { removeVmFolder(spec.directory, spec.id); });
     this.undo.push('the console', () => { this.console.close(); });
     if (spec.transferable === true) {
+      makeTransferShare(spec);
       const fd = makeLifeline(spec.directory);
       this.lifelineFd = fd;
       this.undo.push('the lifeline', () => { closeSync(fd); });

@@ -57,6 +57,11 @@ export class FakeMounts implements Mounts {
     this.points.push(target);
   }
 
+  joinMount(pid: number, path: string, target: string): void {
+    this.history.push(`join ${String(pid)} ${path}`);
+    this.points.push(target);
+  }
+
   propagate(): void {
     // Nothing to see in memory.
   }
