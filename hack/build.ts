@@ -76,8 +76,6 @@ function buildBundles(): void {
       logLevel: 'warning',
       tsconfig: join(ROOT, 'tsconfig.json'),
       define,
-      // A bundle that runs from its code cache has no import(): it becomes require.
-      supported: { 'dynamic-import': false },
     });
   }
 }
