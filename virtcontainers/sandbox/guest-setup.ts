@@ -53,7 +53,8 @@ export async function setUpGuest(agent: AgentClient, request: SandboxRequest, se
   const [, , details] = await Promise.all([
     setup.clockSet ? undefined : tolerateUnimplemented(agent.setGuestDateTime(now / 1000n, (now % 1000n) * 1000n)),
     agent.createSandbox({
-      hostname: hostnameOf(request.container.spec).slice(0, MAX_HOSTNAME),
+      // A spec without a name must not leave guests that cannot be told apart.
+      hostname: (hostnameOf(request.container.spec) || request.id).slice(0, MAX_HOSTNAME),
       dns: setup.dns,
       storages: [
         ...(setup.share === undefined ? [] : [shareStorage(setup.share, config)]),
