@@ -1,6 +1,7 @@
 /** Joins a terminal and a stream until the stream ends; the terminal is as before in every case. */
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
+import { ConsoleEndFinder } from '../../base/debug-console';
 import { KataError } from '../../base/errors';
 
 export interface Terminal {
@@ -10,6 +11,9 @@ export interface Terminal {
 
 const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGINT', 'SIGQUIT'] as const;
 
+/** The console is a terminal in the guest: the end of a piped input is its end-of-file character. */
+const END_OF_FILE = '\u0004';
+
 /** `stty` line for a window: the console is a plain stream, so its size can only be told to its shell. */
 export function sizeCommand(rows: number, columns: number): string {
   return ` stty rows ${String(rows)} cols ${String(columns)} 2>/dev/null\n`;
@@ -17,7 +21,7 @@ export function sizeCommand(rows: number, columns: number): string {
 
 /**
  * Resolves when the console has ended, which is how one leaves it (`exit`). With a terminal: raw mode, and its window
- * size at the start. Without one (a pipe) the input's end ends the sending side.
+ * size at the start. Without one (a pipe) the input's end is told to the shell, whose output is still awaited.
  */
 export async function attach(socket: Socket, terminal: Terminal): Promise<void> {
   const { input, output } = terminal;
@@ -53,8 +57,13 @@ async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): 
     socket.on('error', (reason) => reject(KataError.from(reason, 'debug console: the connection broke')));
     socket.on('close', () => resolve());
     socket.on('end', () => resolve());
+    const finder = new ConsoleEndFinder();
     socket.on('data', (bytes: Buffer) => {
-      if (!output.write(bytes)) {
+      const found = finder.push(bytes);
+      if (found.ended) {
+        socket.pause();
+        output.write(found.output, () => resolve());
+      } else if (!output.write(found.output)) {
         socket.pause();
         output.once('drain', () => socket.resume());
       }
@@ -67,7 +76,7 @@ async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): 
     });
     input.on('end', () => {
       if (!raw) {
-        socket.end();
+        socket.write(END_OF_FILE);
       }
     });
     const { rows, columns } = output;

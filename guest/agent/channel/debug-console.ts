@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
 import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { CONSOLE_END } from '../../../base/debug-console';
 import { describeError, KataError } from '../../../base/errors';
 import { streamFromFd } from '../../../base/fd-stream';
-import { duplicate, ioctl, pollOnce } from '../../../base/syscalls';
+import { duplicate, ioctl, pollOnce, readRaw } from '../../../base/syscalls';
 import { log } from '../console-log';
 import { reaper } from '../process/reaper';
 import { findPort } from './virtio-port';
@@ -42,8 +43,11 @@ function startShell(): Socket {
   return stream;
 }
 
-/** Gives a connection a shell, until either ends. */
-function serveConnection(connection: Socket): void {
+/**
+ * Gives a connection a shell, until either ends. `endMark` is for a connection whose host cannot see our end: it is
+ * written when the shell has ended, and then the host is waited for.
+ */
+function serveConnection(connection: Socket, endMark = ''): void {
   if (consoles >= MAX_CONSOLES) {
     connection.destroy();
     return;
@@ -55,13 +59,22 @@ function serveConnection(connection: Socket): void {
       shell.destroy();
       connection.destroy();
     };
-    shell.on('error', over).on('end', over);
+    const shellEnded = (): void => {
+      shell.destroy();
+      if (endMark === '') {
+        over();
+      } else if (!connection.destroyed) {
+        connection.write(endMark);
+        connection.resume();
+      }
+    };
+    shell.once('error', shellEnded).once('end', shellEnded).on('error', () => undefined);
     connection.on('error', over).on('end', over);
     connection.once('close', () => {
       consoles--;
       over();
     });
-    shell.pipe(connection);
+    shell.pipe(connection, { end: false });
     connection.pipe(shell);
   } catch (reason) {
     consoles--;
@@ -72,14 +85,19 @@ function serveConnection(connection: Socket): void {
 
 function servePort(path: string): void {
   const fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  const stale = Buffer.alloc(4096);
   const look = (): void => {
     if ((pollOnce(fd, POLLOUT) & POLLHUP) !== 0) {
+      // What a host that has gone had still sent must not reach the next one's shell.
+      while (readRaw(fd, stale) > 0) {
+        // until there is no more
+      }
       setTimeout(look, LOOK_MS).unref();
       return;
     }
     const stream = streamFromFd(duplicate(fd));
     stream.once('close', () => setTimeout(look, LOOK_MS).unref());
-    serveConnection(stream);
+    serveConnection(stream, CONSOLE_END);
   };
   look();
 }
@@ -87,7 +105,7 @@ function servePort(path: string): void {
 /** Serves shells to whoever may reach the guest's vsock port or console port. Only with `agent.debug_console`. */
 export function serveDebugConsole(port: number): void {
   if (existsSync('/dev/vsock')) {
-    listenVsock(port, serveConnection);
+    listenVsock(port, (connection) => serveConnection(connection));
   }
   const path = findPort(CONSOLE_PORT);
   if (path !== undefined) {

@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { createServer, type Socket } from 'node:net';
+import { PassThrough } from 'node:stream';
+import { mkdirSync } from 'node:fs';
+import { test } from 'node:test';
+import { CONSOLE_END } from '../../base/debug-console';
+import { Session } from '../session';
+import { withHost, type FakeHost } from '../testing/fake-host';
+import { parsePort, runExec } from './command';
+import { consoleEndpoint } from './console-address';
+
+test('the console is where the agent is, at another port or socket', () => {
+  assert.deepEqual(consoleEndpoint('vsock://4138340623:1024', 1026), { kind: 'vsock', cid: 4138340623, port: 1026 });
+  assert.deepEqual(consoleEndpoint('hvsock:///run/vc/firecracker/x/root/kata.hvsock:1024', 7), { kind: 'hvsock', path: '/run/vc/firecracker/x/root/kata.hvsock', port: 7 });
+  assert.deepEqual(consoleEndpoint('serial:///run/vc/vm/x/agent.sock', 1026), { kind: 'unix', path: '/run/vc/vm/x/debug-console.sock' });
+  for (const url of ['', 'vsock://x:1', 'tcp://1:2', 'hvsock://relative:1', 'vsock://1:2:3']) {
+    assert.throws(() => consoleEndpoint(url, 1), /parse agent URL/, url);
+  }
+});
+
+test('port 0 and none mean 1026', () => {
+  assert.deepEqual([parsePort(undefined), parsePort('0'), parsePort(''), parsePort('99')], [1026, 1026, 1026, 99]);
+  assert.throws(() => parsePort('-1'), /kata-debug-port/);
+  assert.throws(() => parsePort('4294967296'), /kata-debug-port/);
+});
+
+function sessionOf(fake: FakeHost): Session {
+  return new Session(fake.host, { log: '/dev/null', logFormat: 'text', rootless: '' }, 'exec');
+}
+
+async function serveConsole(fake: FakeHost, id: string, onConnection: (socket: Socket) => void, hybrid = false): Promise<() => void> {
+  mkdirSync(fake.path('vm/x'), { recursive: true });
+  const path = fake.path(hybrid ? 'vm/x/hv.sock' : 'vm/x/debug-console.sock');
+  const server = createServer(onConnection);
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  await fake.monitor(id, (_, response) => response.end(hybrid ? `hvsock://${path}:1024\n` : `serial://${fake.path('vm/x/agent.sock')}`));
+  return () => server.close();
+}
+
+test('what is typed goes in, what is said comes out, and the end of the console ends it', () =>
+  withHost(async (fake) => {
+    const stop = await serveConsole(fake, 'serial1', (socket) => {
+      socket.on('data', (bytes: Buffer) => {
+        if (bytes.toString().includes('exit\n')) {
+          socket.write(`you said ${bytes.toString()}bye${CONSOLE_END}`);
+        }
+      });
+    });
+    const [input, output] = [new PassThrough(), new PassThrough()];
+    input.write('exit\n');
+    await runExec(sessionOf(fake), 'serial1', undefined, { input, output });
+    assert.equal(String(output.read()), 'you said exit\nbye');
+    stop();
+  }));
+
+test('hybrid vsock: CONNECT with the port, then the bytes behind OK are the console\'s', () =>
+  withHost(async (fake) => {
+    const stop = await serveConsole(
+      fake,
+      'hybrid1',
+      (socket) => {
+        socket.once('data', (bytes: Buffer) => {
+          socket.end(bytes.toString() === 'CONNECT 77\n' ? 'OK 1\nwelcome' : 'NO\n');
+        });
+      },
+      true,
+    );
+    const [input, output] = [new PassThrough(), new PassThrough()];
+    await runExec(sessionOf(fake), 'hybrid1', '77', { input, output });
+    assert.equal(String(output.read()), 'welcome');
+    stop();
+  }));
+
+test('without a console the key to set is named', () =>
+  withHost(async (fake) => {
+    await fake.monitor('off1', (_, response) => response.end(`serial://${fake.path('vm/x/agent.sock')}`));
+    assert.equal(await fake.run('exec', 'off1'), 1);
+    assert.match(fake.stderr, /connect to the debug console.*debug_console_enabled = true/);
+  }));
