@@ -6,7 +6,7 @@
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../../base/atomic-file';
-import { describeError, KataError } from '../../base/errors';
+import { describeError, isCode, KataError } from '../../base/errors';
 import { FileLock, type LockOptions } from './file-lock';
 import { isMountPoint, slackMiB, type TemplateMounts } from './tmpfs';
 
@@ -140,7 +140,9 @@ export class TemplateStore {
       return meta;
     } catch (reason) {
       await this.clear(key);
-      this.noteFailure(key, describeError(reason));
+      if (!isCode(reason, 'Canceled')) {
+        this.noteFailure(key, describeError(reason));
+      }
       throw reason;
     }
   }

@@ -1,0 +1,188 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { KataError } from '../base/errors';
+import type { HypervisorConfig } from '../virtcontainers/config/types';
+import { mismatch } from './compare';
+import { newFactory, type FactoryOptions } from './create';
+import { TemplateStore } from './template/store';
+import { templateKey } from './template/key';
+import { FactoryWorld, inWorld, NO_MOUNTS } from './testing/fakes';
+import type { Factory } from './factory';
+
+const GO = new AbortController().signal;
+
+function make(world: FactoryWorld, over: Partial<FactoryOptions> = {}): Factory {
+  return newFactory({
+    base: world.base(), template: true, templatePath: world.templatePath, vmCache: false, cacheCount: 0, cacheEndpoint: join(world.root, 'cache.sock'),
+    fetchOnly: false, deps: world.deps, mounts: NO_MOUNTS, ...over,
+  });
+}
+
+test('a clone is resumed, reseeded and given the time before it is handed out', inWorld(async (world) => {
+  const factory = make(world);
+  const [first, second] = [await factory.getVm(world.spec('one'), GO), await factory.getVm(world.spec('two'), GO)];
+  assert.equal(first?.source, 'template');
+  assert.equal(second?.source, 'template');
+  assert.deepEqual(world.vms.map(({ spec }) => spec.template?.use), ['become', 'clone', 'clone']);
+  assert.deepEqual(world.vms[1]?.calls, ['clone', 'resume', 'reseed', 'clock']);
+  const [, seedOne, seedTwo] = world.seeds;
+  assert.equal(seedOne?.length, 1024);
+  assert.notEqual(seedOne, seedTwo);
+  assert.equal(world.clocks.at(-1), world.now);
+  assert.equal(world.vms[0]?.stopped, true, 'the template itself does not run on');
+  assert.deepEqual(factory.status().counts, { hits: { template: 2, cache: 0 }, misses: 0, fallbacks: {} });
+}));
+
+test('a template that is hours old gives the time of now', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  world.now += 5 * 3600 * 1000;
+  await factory.getVm(world.spec('two'), GO);
+  assert.equal(world.clocks.at(-1), world.now);
+}));
+
+test('a sandbox that wants more gets it added, one that wants less gets the base', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('big', { vcpus: 3, memoryMiB: 1024 }), GO);
+  assert.deepEqual(world.vms[1]?.calls.slice(4), ['vcpus 3', 'memory 1024 by 128', 'online 2']);
+  await factory.getVm(world.spec('small', { memoryMiB: 128 }), GO);
+  assert.deepEqual(world.vms[2]?.calls, ['clone', 'resume', 'reseed', 'clock']);
+}));
+
+test('a sandbox of another configuration is left to boot, counted and logged with the field', inWorld(async (world) => {
+  const factory = make(world);
+  const config: HypervisorConfig = { ...world.base().hypervisor, kernelParams: 'quiet' };
+  assert.equal(await factory.getVm(world.spec('other', { config }), GO), undefined);
+  assert.deepEqual(factory.status().counts.fallbacks, { 'config-mismatch': 1 });
+  assert.match(world.log.join(''), /level=warning msg="fallback to direct factory vm".*kernelParams/);
+  assert.equal(world.vms.length, 0);
+}));
+
+test('comparison leaves size out, and takes nil for empty', () => {
+  const world = new FactoryWorld();
+  const base = world.base();
+  const config = (over: object): HypervisorConfig => ({ ...base.hypervisor, ...over });
+  assert.equal(mismatch(base, world.spec('x', { config: config({ defaultVcpus: 7, defaultMemory: 4096, bootTimeout: 9 }) })), undefined);
+  assert.equal(mismatch(base, world.spec('x', { config: config({ virtioFsExtraArgs: [] }) })), undefined);
+  assert.match(mismatch(base, world.spec('x', { config: config({ type: 'qemu' }) })) ?? '', /hypervisor type does not match: mock vs. qemu/);
+  assert.match(mismatch(base, world.spec('x', { kernelParams: [] })) ?? '', /kernel parameters/);
+  return world.dispose();
+});
+
+test('twenty sandboxes at once make one template', inWorld(async (world) => {
+  const factories = Array.from({ length: 20 }, () => make(world));
+  const got = await Promise.all(factories.map((factory, at) => factory.getVm(world.spec(`box${String(at)}`), GO)));
+  assert.deepEqual(new Set(got.map((vm) => vm?.source)), new Set(['template']));
+  assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 1);
+}));
+
+test('a truncated template is made anew', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  truncateSync(new TemplateStore(world.templatePath, NO_MOUNTS).files(templateKey(world.base())).memory, 2);
+  assert.equal((await factory.getVm(world.spec('two'), GO))?.source, 'template');
+  assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 2);
+}));
+
+test('a template that does not load is destroyed, the sandbox boots, and the next one makes it anew', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  world.faults.add('load');
+  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.equal(world.vms.at(-1)?.stopped, true);
+  assert.deepEqual(factory.status().counts.fallbacks, { 'template-failed': 1 });
+  assert.equal((await factory.getVm(world.spec('three'), GO))?.source, 'template');
+  assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 2);
+}));
+
+test('a failed save leaves nothing, is said, and is not tried again at once', inWorld(async (world) => {
+  const factory = make(world);
+  world.faults.add('save');
+  assert.equal(await factory.getVm(world.spec('one'), GO), undefined);
+  assert.equal(world.vms[0]?.stopped, true);
+  const key = templateKey(world.base());
+  assert.deepEqual(readdirSync(join(world.templatePath, key)).sort(), ['failed', 'lock']);
+  assert.match(readFileSync(join(world.templatePath, key, 'failed'), 'utf8'), /no space left/);
+  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.equal(world.vms.length, 1, 'no second boot within the retry time');
+  assert.match(world.log.join(''), /making it failed \d+ s ago: .*no space left/);
+}));
+
+test('a clone that cannot be resumed is stopped, and the sandbox boots', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  world.faults.add('resume');
+  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.equal(world.vms.at(-1)?.stopped, true);
+}));
+
+test('a cancelled request rejects with the reason and leaves no VM', inWorld(async (world) => {
+  const factory = make(world);
+  const controller = new AbortController();
+  world.beforeStart = () => {
+    controller.abort(new KataError('Canceled', 'the caller went away'));
+    return Promise.reject(new KataError('Canceled', 'start: canceled'));
+  };
+  await assert.rejects(factory.getVm(world.spec('one'), controller.signal), { code: 'Canceled', message: 'the caller went away' });
+  assert.equal(world.vms.every(({ stopped }) => stopped), true);
+}));
+
+test('an upgraded VMM, another kernel or another size is another template', () => {
+  const world = new FactoryWorld();
+  const base = world.base();
+  const key = templateKey(base, 'host');
+  assert.equal(templateKey(world.base(), 'host'), key);
+  assert.match(key, /^[0-9a-f]{16}$/);
+  for (const other of [world.base({ memoryMiB: 512 }), world.base({ vcpus: 2 }), { ...base, hypervisor: { ...base.hypervisor, kernel: '/etc/hostname' } }, { ...base, hypervisor: { ...base.hypervisor, path: '/bin/sh' } }]) {
+    assert.notEqual(templateKey(other, 'host'), key);
+  }
+  assert.notEqual(templateKey(base, 'another boot'), key);
+  return world.dispose();
+});
+
+test('two configurations have their templates side by side, and destroy takes one', inWorld(async (world) => {
+  await make(world).getVm(world.spec('one'), GO);
+  const big = world.base({ memoryMiB: 512 });
+  await make(world, { base: big }).getVm(world.spec('two'), GO);
+  const store = new TemplateStore(world.templatePath, NO_MOUNTS);
+  assert.equal(store.list().filter(({ meta }) => meta !== undefined).length, 2);
+  await store.destroy(templateKey(big), { timeoutMs: 100 });
+  await store.destroy(templateKey(big), { timeoutMs: 100 });
+  assert.deepEqual(store.keys(), [templateKey(world.base())]);
+}));
+
+test('destroy waits for a clone that is being loaded', inWorld(async (world) => {
+  await make(world).getVm(world.spec('one'), GO);
+  const store = new TemplateStore(world.templatePath, NO_MOUNTS);
+  const key = templateKey(world.base());
+  const lock = await store.share(key, { timeoutMs: 100 });
+  await assert.rejects(store.destroy(key, { timeoutMs: 30 }), { code: 'DeadlineExceeded' });
+  assert.notEqual(store.check(key), undefined);
+  lock.release();
+  await store.destroy(key, { timeoutMs: 1000 });
+  assert.equal(existsSync(join(world.templatePath, key)), false);
+}));
+
+test('selection: a count with fetch is refused, fetch wants the template, the cache server comes before the template', inWorld(async (world) => {
+  assert.throws(() => make(world, { fetchOnly: true, cacheCount: 1 }), { code: 'InvalidArgument', message: /cache factory does not support fetch/ });
+  assert.throws(() => make(world, { fetchOnly: true }), { code: 'NotFound' });
+  assert.deepEqual(make(world, { vmCache: true }).status().kinds, ['grpc-cache', 'template']);
+  assert.deepEqual(make(world, { vmCache: true, template: false }).status().kinds, ['grpc-cache']);
+  assert.deepEqual(make(world, { template: false }).status().kinds, ['direct']);
+  const cached = make(world, { cacheCount: 1, vmCache: true });
+  assert.deepEqual(cached.status().kinds, ['cache']);
+  await cached.close();
+  await make(world).getVm(world.spec('one'), GO);
+  assert.deepEqual(make(world, { fetchOnly: true }).status().kinds, ['template']);
+}));
+
+test('without a cache server the template serves, and the miss is counted', inWorld(async (world) => {
+  const factory = make(world, { vmCache: true });
+  assert.equal((await factory.getVm(world.spec('one'), GO))?.source, 'template');
+  assert.deepEqual(factory.status().counts, { hits: { template: 1, cache: 0 }, misses: 1, fallbacks: {} });
+  const alone = make(world, { vmCache: true, template: false });
+  assert.equal(await alone.getVm(world.spec('two'), GO), undefined);
+  assert.deepEqual(alone.status().counts.fallbacks, { 'cache-unreachable': 1 });
+}));
