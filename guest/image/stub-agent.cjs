@@ -25,7 +25,25 @@ for (const path of JSON.parse(readFileSync('/etc/kata-modules.json', 'utf8')).bo
   }
 }
 const ports = '/sys/class/virtio-ports';
-const port = readdirSync(ports).find((name) => readFileSync(`${ports}/${name}/name`, 'utf8').trim() === 'agent.channel.0');
+
+function findPort() {
+  return readdirSync(ports).find((name) => {
+    try {
+      return readFileSync(`${ports}/${name}/name`, 'utf8').trim() === 'agent.channel.0';
+    } catch {
+      return false;
+    }
+  });
+}
+
+// A port's folder is there a moment before its name is: seen once in 12 boots on a busy machine.
+let port = findPort();
+for (const deadline = Date.now() + 10_000; port === undefined && Date.now() < deadline; port = findPort()) {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+}
+if (port === undefined) {
+  throw new Error(`no serial port agent.channel.0 among ${readdirSync(ports).join() || 'none'} after 10 s`);
+}
 const channel = openSync(`/dev/${port}`, 'r+');
 const memory = readFileSync('/proc/meminfo', 'utf8').split('\n').slice(0, 3).join(' ').replace(/\s+/g, ' ');
 writeSync(channel, `HELLO ${JSON.stringify({ node: process.version, kernelSeconds, startedMs: Math.round(startedMs), nowMs: Math.round(process.uptime() * 1000), memory, failed })}\n`);
