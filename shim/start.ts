@@ -46,6 +46,8 @@ export async function start(args: ShimArgs): Promise<StartedServer | undefined> 
   const path = socketPath(args.address, args.namespace, sandboxId, folder);
   const reply = replyFor(path, input !== undefined || process.env['KATA_SHIM_TASK_API'] === '3');
   raiseOomScore();
+  // The receipt of an earlier deletion (task/receipt.ts): hosts that keep bundles may start in one again.
+  rmSync(join(bundle, 'kata-deleted'), { force: true });
 
   if (containerType(annotations) === 'pod_container') {
     await waitForPod(path, sandboxId);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, existsSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { codecFromTsProto, TtrpcError } from 'ttrpc-ts';
@@ -11,6 +11,8 @@ import { WaitRequest, WaitResponse } from '../../gen/containerd/task/v2';
 import { Status } from '../../gen/containerd/types/process';
 import { Options } from '../../gen/containerd/runtimeoptions/options';
 import { TaskHarness } from '../testing/task-harness';
+import { DeleteResponse } from '../../gen/containerd/task/v2';
+import { RECEIPT } from './receipt';
 
 let h: TaskHarness;
 
@@ -344,4 +346,20 @@ test('output is in the FIFO before wait answers, stdin comes in order and ends w
   const buffer = Buffer.alloc(64);
   assert.equal(buffer.toString('utf8', 0, readSync(reader, buffer)), 'some output');
   closeSync(reader);
+});
+
+test('a deletion leaves its receipt when everything is freed: at once in a pod that lives on, with the sandbox for the last', async () => {
+  const member = { 'io.kubernetes.cri.container-type': 'container', 'io.kubernetes.cri.sandbox-id': 'box' };
+  await h.create('box', {}, { 'io.kubernetes.cri.container-type': 'sandbox' });
+  await h.create('app', {}, member);
+  for (const id of ['app', 'box']) {
+    await h.call('Start', { id });
+    await h.call('Kill', { id, signal: 9 });
+    await h.call('Wait', { id });
+    const path = join(h.folder, id, RECEIPT);
+    assert.equal(existsSync(path), false);
+    const deleted = await h.call('Delete', { id });
+    await h.call('Shutdown', { id });
+    assert.deepEqual(DeleteResponse.decode(readFileSync(path)), deleted);
+  }
 });

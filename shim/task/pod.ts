@@ -13,6 +13,7 @@ import { taskEvent } from '../events/event';
 import { createProcessIo, type StdioPaths } from '../stdio/process-io';
 import { markOom } from './oom-file';
 import { configPathOf } from './options';
+import { leaveReceipt, type Deletion } from './receipt';
 import { Task } from './task';
 import { TaskProcess } from './task-process';
 import type { ServiceHost } from './types';
@@ -34,6 +35,8 @@ export class Pod {
   private creating: Promise<Sandbox> | undefined;
   private stopping: Promise<void> | undefined;
   private failure: string | undefined;
+  /** Of the container with which the sandbox ends: it is only done when the sandbox is gone. */
+  private lastDeletion: Deletion | undefined;
 
   constructor(private readonly host: ServiceHost) {}
 
@@ -153,8 +156,12 @@ export class Pod {
       this.tasks.delete(task.id);
       await this.exitEvent(task.init);
       this.host.publish(taskEvent.delete({ containerId: task.id, pid: task.pid, status: exit?.status ?? 0, at: exit?.at }));
+      const deletion = { bundle: task.container.bundle, pid: task.pid, exit };
       if (this.isEmpty) {
+        this.lastDeletion = deletion;
         void this.stop();
+      } else {
+        leaveReceipt(deletion, this.host.logger);
       }
       return exit;
     });
@@ -169,6 +176,10 @@ export class Pod {
     this.stopping ??= (async () => {
       try {
         await sandbox.stop();
+        if (this.lastDeletion !== undefined) {
+          leaveReceipt(this.lastDeletion, this.host.logger);
+          this.lastDeletion = undefined;
+        }
       } catch (reason) {
         this.host.logger.error('stopping the sandbox failed', { error: describeError(reason) });
       }

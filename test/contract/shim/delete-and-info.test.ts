@@ -115,3 +115,12 @@ for (const [name, stdin] of [['nothing', undefined], ['an Any', Any.encode({ typ
     assert.equal(features.linux.mountExtensions.idmap.enabled, false);
   });
 }
+
+test('a receipt of the shim in the bundle is the answer, byte for byte; start takes it away', async () => {
+  const folder = bundles.bundle('receipt');
+  const bytes = DeleteResponse.encode({ pid: 77, exitStatus: 3, exitedAt: { seconds: 1_700_000_000n, nanos: 9 } }).finish();
+  writeFileSync(join(folder, 'kata-deleted'), bytes);
+  assert.deepEqual((await bundles.delete('receipt')).stdout, Buffer.from(bytes));
+  await bundles.start('receipt');
+  assert.equal(existsSync(join(folder, 'kata-deleted')), false);
+});
