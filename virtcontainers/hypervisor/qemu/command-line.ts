@@ -22,7 +22,7 @@ function machine(plan: QemuPlan): string[] {
 /** Under TCG: qemu64 has no RDRAND (entropy after 5 s), and five-level paging only costs. */
 function cpu(plan: QemuPlan): string {
   const features = plan.spec.config.cpuFeatures === '' ? '' : `,${plan.spec.config.cpuFeatures.replace(/^,/, '')}`;
-  return `${plan.accelerator === 'kvm' ? 'host' : 'max,la57=off'}${features}`;
+  return `${plan.accelerator === 'kvm' ? 'host' : 'max,la57=off,erms=off'}${features}`;
 }
 
 function monitors(plan: QemuPlan, qmpFd: number): string[] {
