@@ -114,6 +114,9 @@ for (const version of DOCKER_HOSTS) {
       const stats = await dockerd.docker(['stats', '--no-stream', '--format', '{{.Name}} {{.MemUsage}} {{.PIDs}}', 'base']);
       assert.equal(stats.code, 0, stats.stderr);
       assert.match(stats.stdout, /^base [1-9][0-9.]*[kKM]?i?B \/ .* [1-9]/);
+      const top = await dockerd.docker(['top', 'base']);
+      assert.equal(top.code, 0, top.stderr);
+      assert.match(top.stdout, /\n\S+\s+\d+/);
       assert.equal((await dockerd.docker(['pause', 'base'])).code, 0);
       assert.equal(await dockerd.inspect('base', '{{.State.Status}}'), 'paused');
       assert.equal((await dockerd.docker(['unpause', 'base'])).code, 0);
