@@ -112,11 +112,12 @@ export class GuestContainer implements Container {
       io,
       agent: this.host.agent,
       logger: this.host.logger,
-      launch: async () => {
+      launch: async (size) => {
         if (this.state !== 'running') {
           throw new KataError('FailedPrecondition', `start exec "${execId}": container "${this.id}" is ${this.state}`);
         }
-        await this.host.agent.execProcess(ref, { ...constrainProcess(spec, {}), terminal });
+        const consoleSize = size === undefined ? {} : { consoleSize: { height: size.rows, width: size.columns } };
+        await this.host.agent.execProcess(ref, { ...constrainProcess(spec, {}), terminal, ...consoleSize });
       },
       beforeExit: (status, killed) => this.beforeExit(status, killed),
     });

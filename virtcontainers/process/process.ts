@@ -17,18 +17,23 @@ const COPY_AFTER_KILL_MS = 10_000;
 const COPY_AFTER_LOSS_MS = 200;
 const KILL_TIMEOUT_MS = 5_000;
 
+export interface WindowSize {
+  readonly rows: number;
+  readonly columns: number;
+}
+
 export interface ProcessOptions {
   readonly ref: ProcessRef;
   /** Names it in errors, e.g. `container "ab"` or `exec "e1" of container "ab"`. */
   readonly name: string;
   readonly terminal: boolean;
   /** The first window size, if the client gave one. */
-  readonly consoleSize?: { readonly rows: number; readonly columns: number } | undefined;
+  readonly consoleSize?: WindowSize | undefined;
   readonly io: ProcessIo;
   readonly agent: AgentClient;
   readonly logger: Logger;
-  /** Makes it run in the guest: StartContainer or ExecProcess. */
-  readonly launch: () => Promise<void>;
+  /** Makes it run in the guest: StartContainer or ExecProcess. Told the window size, where one is known. */
+  readonly launch: (size: WindowSize | undefined) => Promise<void>;
   /** Waited for (bounded by the callee) between the guest's answer and the end becoming known; `killed`: we sent SIGKILL. */
   readonly beforeExit?: (status: number, killed: boolean) => Promise<void>;
   /** Told once, in the same turn as `exited` is resolved. */
@@ -45,12 +50,12 @@ export class GuestProcess implements Process {
   private readonly lost = defer<undefined>();
   private readonly unwatch = new AbortController();
   private record: ProcessExit | undefined;
-  private size: { rows: number; columns: number } | undefined;
+  private size: WindowSize | undefined;
 
   constructor(private readonly options: ProcessOptions) {
     this.ref = options.ref;
     this.terminal = options.terminal;
-    this.size = options.consoleSize === undefined ? undefined : { ...options.consoleSize };
+    this.size = options.consoleSize;
     this.machine = new StateMachine(options.name, PROCESS_TRANSITIONS, 'created');
   }
 
@@ -69,10 +74,12 @@ export class GuestProcess implements Process {
   async start(): Promise<void> {
     this.machine.move('start');
     let launching = false;
+    let applied: WindowSize | undefined;
     try {
       await this.options.io.open();
       launching = true;
-      await this.options.launch();
+      applied = await this.sizeBeforeStart();
+      await this.options.launch(this.terminal ? this.size : undefined);
     } catch (reason) {
       // A launch whose answer was lost may have started it all the same.
       if (launching && ['DeadlineExceeded', 'Canceled'].includes(codeOf(reason))) {
@@ -85,7 +92,7 @@ export class GuestProcess implements Process {
       // The sandbox ended while the start was under way.
       throw new KataError('Unavailable', `start ${this.options.name}: the sandbox ended before it ran`);
     }
-    if (this.terminal && this.size !== undefined) {
+    if (this.terminal && this.size !== applied) {
       void this.sendSize();
     }
     void this.watch();
@@ -163,11 +170,20 @@ export class GuestProcess implements Process {
     }
   }
 
-  private async sendSize(): Promise<void> {
+  /** A created container has its console already: a program that asks for the size first thing must find it. */
+  private async sizeBeforeStart(): Promise<WindowSize | undefined> {
+    const size = this.size;
+    const isInit = this.ref.execId === this.ref.containerId;
+    return this.terminal && isInit && size !== undefined && (await this.sendSize()) ? size : undefined;
+  }
+
+  private async sendSize(): Promise<boolean> {
     try {
       await this.options.agent.ttyWinResize(this.ref, this.size?.rows ?? 0, this.size?.columns ?? 0);
+      return true;
     } catch (reason) {
       this.options.logger.warn('window size not set', { process: this.options.name, error: describeError(reason) });
+      return false;
     }
   }
 
