@@ -8,6 +8,7 @@ import { whatWorks } from '../check/what-works';
 import { envDocument } from '../env/document';
 import { formatSources, sourcedValues } from '../env/sources';
 import { formatGoJson } from '../env/toml';
+import { templatePathOf } from '../gc/command';
 import { findLeftovers } from '../gc/leftovers';
 import { sandboxRows } from '../ps';
 import { sandboxIds } from '../sandboxes';
@@ -79,7 +80,7 @@ function runtimeSources(session: Session): Source[] {
     ],
     ['configuration-problems.txt', () => (session.loadConfig(), 'none')],
     ['ps.json', async () => JSON.stringify(await sandboxRows(host), null, 2)],
-    ['gc-dry-run.txt', async () => (await findLeftovers(host, session.logger)).map((leftover) => `${leftover.kind} ${leftover.path}: ${leftover.why}`).join('\n')],
+    ['gc-dry-run.txt', async () => (await findLeftovers(host, session.logger, templatePathOf(session))).map((leftover) => `${leftover.kind} ${leftover.path}: ${leftover.why}`).join('\n')],
   ];
 }
 

@@ -9,11 +9,20 @@ export interface GcOptions {
   readonly json?: boolean;
 }
 
+/** A broken configuration is no reason not to clean up. */
+export function templatePathOf(session: Session): string {
+  try {
+    return session.loadConfigUnchecked().factory.templatePath;
+  } catch {
+    return '';
+  }
+}
+
 export async function runGc(session: Session, options: GcOptions): Promise<void> {
   const { host, logger } = session;
   const dry = options.dryRun === true;
   const results: { kind: string; path: string; why: string; removed: boolean; error: string }[] = [];
-  for (const leftover of await findLeftovers(host, logger)) {
+  for (const leftover of await findLeftovers(host, logger, templatePathOf(session))) {
     let error = '';
     if (!dry) {
       try {

@@ -21,14 +21,16 @@ export interface Leftover {
 
 /** A folder that is younger may belong to a sandbox that is being made this moment. */
 const GRACE_MS = 60_000;
-/** Folders of the VM factory below the VM root; they are its own to remove. */
-const FACTORY_FOLDERS: ReadonlySet<string> = new Set(['template']);
+/** Folder of the VM factory below the VM root, as upstream has it; templates are the factory's own to remove. */
+const TEMPLATES = 'template';
 
 interface Survey {
   readonly host: CliHost;
   readonly logger: Logger;
   readonly deps: SandboxDeps;
   readonly sandboxes: ReadonlyMap<string, DiskSandbox>;
+  /** Folders that are somebody else's to remove. */
+  readonly keep: ReadonlySet<string>;
   /** Command lines of all processes, by pid. */
   readonly commands: ReadonlyMap<number, string>;
 }
@@ -115,8 +117,9 @@ async function stateLeftovers(survey: Survey): Promise<Leftover[]> {
 
 function orphanFolders(survey: Survey, root: string): string[] {
   return sandboxIds(root)
-    .filter((id) => !survey.sandboxes.has(id) && !FACTORY_FOLDERS.has(id))
+    .filter((id) => !survey.sandboxes.has(id))
     .map((id) => join(root, id))
+    .filter((folder) => !survey.keep.has(folder))
     .filter((folder) => isOld(survey, folder) && userOf(survey, folder) === undefined);
 }
 
@@ -181,10 +184,13 @@ function volumeLeftovers(survey: Survey): Leftover[] {
   });
 }
 
-/** Everything that is left, sandboxes first: removing one removes its folders too. */
-export async function findLeftovers(host: CliHost, logger: Logger, base: SandboxDeps = DEFAULT_DEPS): Promise<Leftover[]> {
+/**
+ * Everything that is left, sandboxes first: removing one removes its folders too. `templatePath`: where this host's
+ * configuration keeps templates.
+ */
+export async function findLeftovers(host: CliHost, logger: Logger, templatePath = '', base: SandboxDeps = DEFAULT_DEPS): Promise<Leftover[]> {
   const { state, vm, share, cgroup } = host.roots;
   const sandboxes = new Map(sandboxIds(state).map((id) => [id, readSandbox(state, id)]));
-  const survey: Survey = { host, logger, deps: { ...base, roots: { state, vm, share, cgroup } }, sandboxes, commands: commandLines(host.roots.proc) };
+  const survey: Survey = { host, logger, deps: { ...base, roots: { state, vm, share, cgroup } }, sandboxes, keep: new Set([join(vm, TEMPLATES), templatePath.replace(/\/+$/, '')]), commands: commandLines(host.roots.proc) };
   return [...(await stateLeftovers(survey)), ...(await vmLeftovers(survey)), ...shareLeftovers(survey), ...volumeLeftovers(survey)];
 }

@@ -2,6 +2,7 @@
 import type { ProcFigures } from '../../virtcontainers/metrics/proc';
 import { formatFamily, parseMetrics, renameFamily } from '../../virtcontainers/metrics/prometheus-text';
 import type { Sandbox } from '../../virtcontainers/sandbox/types';
+import type { Counts } from '../../factory/counters';
 import type { ShimFigures } from './figures';
 import type { Overhead } from './overhead';
 
@@ -14,6 +15,8 @@ export interface MetricsInput {
   readonly virtiofsd?: ProcFigures | undefined;
   /** Of the sample that the scrape before started. */
   readonly overhead?: Overhead | undefined;
+  /** Of all shims of the host; undefined where no factory is on. */
+  readonly factory?: Counts | undefined;
   /** What the guest's agent answered; undefined if it did not. */
   readonly agentText: string | undefined;
 }
@@ -38,6 +41,7 @@ export function renderMetrics(input: MetricsInput): string {
           gauge('kata_shim_pod_overhead_cpu', 'CPU of the pod beyond its containers, in percent of one CPU.', [[{}, input.overhead.cpuPercent]]),
           gauge('kata_shim_pod_overhead_memory_in_bytes', 'Memory of the pod beyond its containers.', [[{}, input.overhead.memoryBytes]]),
         ]),
+    ...(input.factory === undefined ? [] : factoryFamilies(input.factory)),
     ...nodeFamilies(),
   ];
   const own = families
@@ -73,6 +77,14 @@ function processFamilies(prefix: string, figures: ProcFigures | undefined): Fami
     gauge(`${prefix}_proc_stat`, 'Figures of /proc/PID/stat.', items(figures.procStat)),
     gauge(`${prefix}_io_stat`, 'Figures of /proc/PID/io.', items(figures.ioStat)),
     gauge(`${prefix}_netdev`, 'Figures of /proc/PID/net/dev.', [...figures.netdev].flatMap(([name, values]) => [...values].map(([item, value]): Sample => [{ interface: name, item }, value]))),
+  ];
+}
+
+function factoryFamilies({ hits, misses, fallbacks }: Counts): Family[] {
+  return [
+    gauge('kata_shim_factory_hits_total', 'Sandboxes of this host that got their VM from the factory.', Object.entries(hits).map(([source, count]): Sample => [{ source }, count]), 'counter'),
+    gauge('kata_shim_factory_misses_total', 'Requests of this host that the VM cache could not serve.', [[{}, misses]], 'counter'),
+    gauge('kata_shim_factory_fallbacks_total', 'Sandboxes of this host that were booted although a factory is on.', Object.entries(fallbacks).map(([reason, count]): Sample => [{ reason }, count]), 'counter'),
   ];
 }
 

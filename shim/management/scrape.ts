@@ -1,8 +1,10 @@
 /** /metrics: gathers what is rendered. The guest is asked with a limit of time; without its answer the rest is shown. */
+import { join } from 'node:path';
 import { withTimeout } from '../../base/deadline';
 import { describeError, isCode, KataError } from '../../base/errors';
 import { procFigures } from '../../virtcontainers/metrics/proc';
 import { SandboxStore } from '../../virtcontainers/persist/store';
+import { Counters, type Counts } from '../../factory/counters';
 import type { Answer, Asked, ManagementOptions } from './answer';
 import { renderMetrics } from './metrics';
 import { overheadOf } from './overhead';
@@ -39,6 +41,11 @@ function virtiofsdPid({ sandbox, stateRoot = '/run/vc/sbs' }: ManagementOptions)
   }
 }
 
+function factoryCounts({ sandbox }: ManagementOptions): Counts | undefined {
+  const { enableTemplate, vmCacheNumber, templatePath } = sandbox.config.factory;
+  return enableTemplate || vmCacheNumber > 0 ? new Counters(join(templatePath, 'counts')).read() : undefined;
+}
+
 export async function scrape({ options }: Asked): Promise<Answer> {
   const { sandbox, figures } = options;
   const text = await agentText(options);
@@ -51,6 +58,7 @@ export async function scrape({ options }: Asked): Promise<Answer> {
     hypervisor: procFigures(sandbox.pid, true),
     virtiofsd: virtiofsd === undefined ? undefined : procFigures(virtiofsd, false),
     overhead: overhead.latest,
+    factory: factoryCounts(options),
     agentText: text,
   });
   overhead.sample([process.pid, sandbox.pid, ...(virtiofsd === undefined ? [] : [virtiofsd])]);

@@ -20,7 +20,7 @@ let sandbox: FakeSandbox;
 before(() => {
   folder = mkdtempSync(join(tmpdir(), 'kata-ts-monitor-'));
   const container = { id: 'box', bundle: folder, spec: {}, rootfs: [], terminal: false, io };
-  sandbox = new FakeSandbox({ id: 'box', namespace: 'n', container, config: { hypervisor: { sharedFs: 'virtio-9p' }, runtime: { enablePprof: false } } as RuntimeConfig, logger: Logger.none(), observer: {}, signal: new AbortController().signal }, new FakeGuest());
+  sandbox = new FakeSandbox({ id: 'box', namespace: 'n', container, config: { hypervisor: { sharedFs: 'virtio-9p' }, runtime: { enablePprof: false }, factory: { enableTemplate: false, vmCacheNumber: 0 } } as RuntimeConfig, logger: Logger.none(), observer: {}, signal: new AbortController().signal }, new FakeGuest());
   const figures = new ShimFigures();
   figures.rpc('closeIO', 3);
   figures.rpc('resizePty', 1_000);
