@@ -3,7 +3,7 @@
  * For benchmarks, and for tests that need an RPC which ctr does not send.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, Socket } from 'node:net';
 import { join } from 'node:path';
 import { serviceFromTsProto, TtrpcClient, type UnaryMethod } from 'ttrpc-ts';
@@ -75,6 +75,8 @@ export interface DriverOptions {
   readonly config: string;
   readonly namespace?: string;
   readonly shim?: string;
+  /** Socket that takes events, as containerd's; without one the shim runs the publish program for each. */
+  readonly ttrpcAddress?: string;
 }
 
 /** A sandbox with one container, driven step by step. */
@@ -92,7 +94,8 @@ export class ShimDriver {
   }
 
   private environment(): NodeJS.ProcessEnv {
-    return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', KATA_CONF_FILE: this.options.config };
+    const { config, ttrpcAddress } = this.options;
+    return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', KATA_CONF_FILE: config, ...(ttrpcAddress === undefined ? {} : { TTRPC_ADDRESS: ttrpcAddress }) };
   }
 
   private verb(action: string, extra: readonly string[]): string {
@@ -126,6 +129,11 @@ export class ShimDriver {
     return new OutputFifo(join(this.bundle, `${name}-stdout`));
   }
 
+  /** The shim's process. */
+  get pid(): number {
+    return Number(readFileSync(join(this.bundle, 'shim.pid'), 'utf8'));
+  }
+
   /** Ends what is left: kill, delete, shutdown, the `delete` verb, the bundle. */
   async end(): Promise<void> {
     const ignore = (): undefined => undefined;
@@ -148,6 +156,9 @@ export class OutputFifo {
   private readonly socket: Socket;
   bytes = 0;
   text = '';
+  /** `performance.now()` of the first and of the latest byte. */
+  firstMs = 0;
+  lastMs = 0;
 
   constructor(readonly path: string) {
     execFileSync('mkfifo', [path]);
@@ -161,8 +172,10 @@ export class OutputFifo {
       this.socket.on('end', () => resolve(this.bytes));
     });
     this.socket.on('data', (chunk: Buffer) => {
+      this.lastMs = performance.now();
       if (this.bytes === 0) {
-        first(performance.now());
+        this.firstMs = this.lastMs;
+        first(this.lastMs);
       }
       this.bytes += chunk.length;
       if (this.text.length < 65536) {
