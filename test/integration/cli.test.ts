@@ -6,7 +6,7 @@ import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { ROOT, runCommand, type CommandResult } from '../../hack/private-containerd';
+import { ROOT, runCommand, unpackDebian, type CommandResult } from '../../hack/private-containerd';
 import { parseMetrics } from '../../virtcontainers/metrics/prometheus-text';
 import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
@@ -87,6 +87,16 @@ test('metrics are valid and hold families of shim, hypervisor, agent and guest',
   const parsed = [...families.values()].reduce((total, family) => total + family.samples.length, 0);
   assert.equal(parsed, lines.length, 'every line is a sample');
   assert.ok(lines.length > 200, `${String(lines.length)} lines`);
+});
+
+test('promtool takes the metrics', async () => {
+  const promtool = join(unpackDebian('prometheus', ['prometheus']), 'usr/bin/promtool');
+  const scraped = await cli('metrics', ID);
+  const checked = await runCommand(promtool, ['check', 'metrics'], { input: scraped.stdout });
+  // Exit code 3 and such lines are opinions about names, which are upstream's.
+  const wrong = checked.stderr.split('\n').filter((line) => /error|parse|invalid|duplicate/i.test(line));
+  assert.ok(checked.code === 0 || checked.code === 3, checked.stderr);
+  assert.deepEqual(wrong, []);
 });
 
 test('agent-url answers by curl as in the documents', async () => {
