@@ -67,6 +67,21 @@ export async function leakedSince(before: Inventory, timeoutMs = 5000): Promise<
   }
 }
 
+/**
+ * What is there of these ids (of sandboxes, containers; or paths): exact also where other sandboxes come and go
+ * meanwhile. Waits up to `timeoutMs` for it to go away.
+ */
+export async function leftOf(ids: readonly string[], timeoutMs = 5000): Promise<string[]> {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const left = [...takeInventory()].filter((line) => ids.some((id) => line.includes(id)));
+    if (left.length === 0 || Date.now() > deadline) {
+      return left;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 /** Open descriptors of a process, as link targets. */
 export function descriptorsOf(pid: number): string[] {
   return readdirSync(`/proc/${String(pid)}/fd`).map((fd) => {

@@ -3,7 +3,7 @@
  * For benchmarks, and for tests that need an RPC which ctr does not send.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, Socket } from 'node:net';
 import { join } from 'node:path';
 import { serviceFromTsProto, TtrpcClient, type UnaryMethod } from 'ttrpc-ts';
@@ -79,11 +79,20 @@ export interface DriverOptions {
   readonly ttrpcAddress?: string;
 }
 
+/** Paths of FIFOs; what is left out is not connected. */
+export interface Streams {
+  readonly stdin?: string;
+  readonly stdout?: string;
+  readonly stderr?: string;
+  readonly terminal?: boolean;
+}
+
 /** A sandbox with one container, driven step by step. */
 export class ShimDriver {
   readonly bundle: string;
   address = '';
   private task: TaskClient | undefined;
+  private commands = 0;
 
   constructor(
     readonly id: string,
@@ -98,7 +107,8 @@ export class ShimDriver {
     return { PATH: process.env['PATH'] ?? '/usr/bin:/bin', KATA_CONF_FILE: config, ...(ttrpcAddress === undefined ? {} : { TTRPC_ADDRESS: ttrpcAddress }) };
   }
 
-  private verb(action: string, extra: readonly string[]): string {
+  /** Runs a verb of the shim in the bundle; returns what it printed. Throws with its output if it fails. */
+  verb(action: string, extra: readonly string[] = []): string {
     const shim = this.options.shim ?? join(ROOT, 'build/containerd-shim-kata-v2');
     const args = ['-namespace', this.options.namespace ?? 'driver', '-address', '/run/kata-ts/driver.sock', '-publish-binary', 'true', '-id', this.id, ...extra, action];
     const done = spawnSync(shim, args, { cwd: this.bundle, env: this.environment(), encoding: 'latin1', timeout: 30_000 });
@@ -108,10 +118,12 @@ export class ShimDriver {
     return done.stdout;
   }
 
-  /** Writes bundle and FIFOs, runs `start`, connects. */
-  async start(spec: OciSpec): Promise<void> {
+  /** Writes bundle and FIFOs, runs `start`, connects. A text is written as it is; undefined: no config.json. */
+  async start(spec: OciSpec | string | undefined): Promise<void> {
     mkdirSync(join(this.bundle, 'rootfs'), { recursive: true });
-    writeFileSync(join(this.bundle, 'config.json'), JSON.stringify(spec));
+    if (spec !== undefined) {
+      writeFileSync(join(this.bundle, 'config.json'), typeof spec === 'string' ? spec : JSON.stringify(spec));
+    }
     execFileSync('mkfifo', [join(this.bundle, 'log')]);
     this.address = this.verb('start', []).trim();
     this.task = await TaskClient.connect(this.address);
@@ -134,6 +146,43 @@ export class ShimDriver {
     return Number(readFileSync(join(this.bundle, 'shim.pid'), 'utf8'));
   }
 
+  /** Makes the stdin FIFO of a process, open for writing. */
+  input(name: string): InputFifo {
+    return new InputFifo(join(this.bundle, `${name}-stdin`));
+  }
+
+  /** Create of the first container with these streams. */
+  async create(streams: Streams = {}, timeoutMs = 120_000): Promise<number> {
+    const created = await this.client.call('Create', { id: this.id, bundle: this.bundle, ...streams }, timeoutMs);
+    return created.pid;
+  }
+
+  async startTask(execId = ''): Promise<void> {
+    await this.client.call('Start', { id: this.id, execId });
+  }
+
+  async addExec(execId: string, args: readonly string[], streams: Streams = {}): Promise<void> {
+    const spec = { cwd: '/', env: ['PATH=/bin:/sbin:/usr/bin:/usr/sbin'], args, terminal: streams.terminal === true };
+    const value = Buffer.from(JSON.stringify(spec));
+    await this.client.call('Exec', { id: this.id, execId, ...streams, spec: { typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/Process', value } });
+  }
+
+  /** Runs a command in the container to its end. */
+  async run(command: string): Promise<{ code: number; stdout: string }> {
+    const execId = `run${(this.commands++).toString(36)}`;
+    const out = this.output(execId);
+    try {
+      await this.addExec(execId, ['sh', '-c', command], { stdout: out.path });
+      await this.startTask(execId);
+      const { exitStatus } = await this.client.call('Wait', { id: this.id, execId });
+      await this.client.call('Delete', { id: this.id, execId });
+      await out.ended;
+      return { code: exitStatus, stdout: out.text };
+    } finally {
+      out.close();
+    }
+  }
+
   /** Ends what is left: kill, delete, shutdown, the `delete` verb, the bundle. */
   async end(): Promise<void> {
     const ignore = (): undefined => undefined;
@@ -144,7 +193,9 @@ export class ShimDriver {
       await this.task.call('Shutdown', { id: this.id }, 20_000).catch(ignore);
       this.task.close();
     }
-    this.verb('delete', ['-bundle', this.bundle]);
+    if (existsSync(this.bundle)) {
+      this.verb('delete', ['-bundle', this.bundle]);
+    }
     rmSync(this.bundle, { recursive: true, force: true });
   }
 }
@@ -187,6 +238,31 @@ export class OutputFifo {
   close(): void {
     this.socket.destroy();
     rmSync(this.path, { force: true });
+  }
+}
+
+/** The writing end of a process's stdin FIFO. */
+export class InputFifo {
+  private readonly socket: Socket;
+  private readonly reader: number;
+
+  constructor(readonly path: string) {
+    execFileSync('mkfifo', [path]);
+    // A reader must be there for a writer to open without waiting.
+    this.reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    this.socket = new Socket({ fd: openSync(path, constants.O_WRONLY | constants.O_NONBLOCK), readable: false, writable: true });
+  }
+
+  async write(data: string | Buffer): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.socket.write(data, (error) => (error ? reject(error) : resolve()));
+    });
+  }
+
+  /** Closes this writer. The shim is to have opened its end by then. */
+  close(): void {
+    closeSync(this.reader);
+    this.socket.destroy();
   }
 }
 
