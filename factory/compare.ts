@@ -9,6 +9,8 @@ import type { BaseConfig } from './types';
  */
 const FREE_FIELDS: ReadonlySet<keyof HypervisorConfig> = new Set([
   'defaultVcpus', 'defaultMemory', 'bootTimeout', 'enableAnnotations', 'validHypervisorPaths', 'validVirtioFsDaemonPaths',
+  // The daemon is the sandbox's own, also in a clone.
+  'virtioFsDaemon',
 ]);
 
 /** JSON with sorted keys: equal text for equal values. `undefined` and an empty list count as absent, as upstream's nil. */

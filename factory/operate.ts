@@ -81,7 +81,11 @@ async function quitCache(endpoint: string, problems: string[]): Promise<boolean>
     await callCache(endpoint, RPC.Quit, {}, { timeoutMs: CALL_TIMEOUT_MS });
     return true;
   } catch (reason) {
-    if (!isCode(reason, 'Unavailable')) {
+    if (isCode(reason, 'Unavailable')) {
+      // What a server that was killed could not remove.
+      rmSync(endpoint, { force: true });
+      rmSync(`${endpoint}.pid`, { force: true });
+    } else {
       problems.push(`failed to call gRPC Quit: ${describeError(reason)}`);
     }
     return false;

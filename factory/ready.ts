@@ -62,6 +62,17 @@ async function makeStranger(agent: AgentClient, deps: FactoryDeps): Promise<void
   await Promise.all([reseeded, set]);
 }
 
+/** A share of virtio-fs cannot be saved or handed over: it is attached when the VM runs. The guest waits for it. */
+async function attachShare({ vm }: BaseVm, { share, id }: VmSpec): Promise<void> {
+  if (share?.kind !== 'virtio-fs') {
+    return;
+  }
+  if (vm.hotplug?.addShare === undefined) {
+    throw new KataError('Unimplemented', `attach the virtio-fs share of "${id}": its hypervisor cannot`, { hint: 'use shared_fs = "virtio-9p" or "none"' });
+  }
+  await vm.hotplug.addShare(share);
+}
+
 /** Adds the vCPUs and the memory that the base lacks. Never shrinks: a base that is larger than wanted stays so. */
 async function grow(base: BaseVm, spec: VmSpec, agent: AgentClient): Promise<void> {
   const cpus = spec.vcpus - base.vcpus;
@@ -99,7 +110,7 @@ export async function makeReady(undo: UndoStack, base: BaseVm, spec: VmSpec, dep
   undo.push(`the connection to the agent of "${spec.id}"`, () => {
     agent.close();
   });
-  await makeStranger(agent, deps);
+  await Promise.all([makeStranger(agent, deps), attachShare(base, spec)]);
   await grow(base, spec, agent);
   return agent;
 }

@@ -1,6 +1,8 @@
 /** Base VMs that are clones of a saved one. Whoever needs the template first makes it; all others wait for it. */
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { SHARE_TAG } from '../../agent-client/storage';
+import { run } from '../../base/child';
 import { describeError, KataError } from '../../base/errors';
 import { UndoStack } from '../../base/undo';
 import { sleep } from '../../base/deadline';
@@ -14,6 +16,9 @@ import type { TemplateFiles, TemplateStore } from './store';
 /** Waiting for another process that makes the template; its own boot ends earlier. */
 const WAIT_MS = 90_000;
 const SAVE_MS = 30_000;
+const COPY_MS = 20_000;
+/** A tmpfs on every host. */
+const COPY_FOLDER = '/dev/shm';
 const RECHECK_MS = 10;
 
 /** The VMM gave up by itself while it loaded the template: no other clone will fare better. */
@@ -75,7 +80,12 @@ export class TemplateFactory implements BaseFactory {
     return UndoStack.guard(async (undo) => {
       const { vcpus, memoryMiB } = this.config;
       const driver = await this.deps.driverFor(spec.config.type);
-      const vm = driver.createVm({ ...spec, vcpus, memoryMiB, template: { use: 'clone', memoryPath: files.memory, statePath: files.state } });
+      const copyUndo = new UndoStack();
+      undo.push('the copy of the memory', async () => {
+        await copyUndo.unwind();
+      });
+      const memoryPath = await this.memoryFor(copyUndo, spec, files);
+      const vm = driver.createVm({ ...spec, vcpus, memoryMiB, template: { use: 'clone', memoryPath, statePath: files.state } });
       undo.push(`virtual machine "${spec.id}"`, () => vm.stop());
       try {
         await vm.start({ timeoutMs: bootTimeoutMs(vm, spec.config.bootTimeout), signal, onLaunched: () => undefined });
@@ -83,8 +93,29 @@ export class TemplateFactory implements BaseFactory {
         const code = vm.facts().exit?.code ?? 0;
         throw code === 0 ? reason : new LoadFailure('DataLoss', `load the template: ${describeError(reason)}`, { cause: reason });
       }
+      await copyUndo.unwind();
       return { vm, source: 'template', vcpus, memoryMiB };
     });
+  }
+
+  /**
+   * The file that the clone maps: the template's, privately. A vhost-user daemon sees only what is written to the file
+   * itself, so with one the clone needs a copy of its own, which goes as soon as it is mapped.
+   */
+  private async memoryFor(undo: UndoStack, spec: VmSpec, files: TemplateFiles): Promise<string> {
+    const { sharedFs, enableVhostUserStore } = this.config.hypervisor;
+    if (!sharedFs.startsWith('virtio-fs') && !enableVhostUserStore) {
+      return files.memory;
+    }
+    const name = join(COPY_FOLDER, `kata-${spec.id}`);
+    const fd = openSync(name, 'wx+', 0o600);
+    undo.push('the copy of the memory', () => {
+      closeSync(fd);
+    });
+    // Without a name from the start: whatever ends us, nothing is left.
+    rmSync(name);
+    await run('cp', ['--sparse=always', '--', files.memory, '/dev/fd/3'], { timeoutMs: COPY_MS, stdout: 'ignore', extraFds: [fd] });
+    return `/proc/${String(process.pid)}/fd/${String(fd)}`;
   }
 
   /** A whole template under its shared lock. */

@@ -16,13 +16,17 @@ export function completeConfig(layers: Layers, path: string, dropIns: readonly s
   const { type } = layers;
   const warnings = [...layers.warnings];
   const hypervisor = section(HYPERVISOR_KEYS, HYPERVISOR_FIELDS, layers.hypervisor, type) as unknown as HypervisorConfig;
+  const factory = section(FACTORY_KEYS, FACTORY_FIELDS, layers.factory, type) as unknown as FactoryConfig;
+  if (factory.enableTemplate && hypervisor.sharedFs.startsWith('virtio-fs')) {
+    warnings.push(`factory.enable_template with shared_fs = "${hypervisor.sharedFs}": each sandbox gets a copy of the template's memory, which costs time and memory; shared_fs = "virtio-9p", or "none" with a block device snapshotter, shares it`);
+  }
   const runtime = section(RUNTIME_KEYS, RUNTIME_FIELDS, layers.runtime, type) as unknown as RuntimeSection;
   return {
     path,
     dropIns,
     hypervisor: normaliseHypervisor({ ...hypervisor, type }, host, warnings),
     agent: section(AGENT_KEYS, AGENT_FIELDS, layers.agent, type) as unknown as AgentConfig,
-    factory: section(FACTORY_KEYS, FACTORY_FIELDS, layers.factory, type) as unknown as FactoryConfig,
+    factory,
     runtime: { ...runtime, internetworkingModel: (runtime.internetworkingModel as string) === 'default' ? 'tcfilter' : runtime.internetworkingModel },
     sources: layers.sources,
     warnings,

@@ -113,6 +113,8 @@ export interface HotplugControl {
   /** Guest PCI path. */
   addNet(device: NetDevice): Promise<string>;
   removeNet(id: string): Promise<void>;
+  /** Attaches the sandbox's virtio-fs share to a running clone whose memory is its own (shared with nobody else). Once. */
+  addShare?(folder: SharedFolder): Promise<void>;
 }
 
 export interface ResizeControl {

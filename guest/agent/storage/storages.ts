@@ -1,7 +1,8 @@
 import { chmodSync, chownSync, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Storage } from '../../../gen/agent/agent';
-import { KataError } from '../../../base/errors';
+import { sleep } from '../../../base/deadline';
+import { errnoOf, KataError } from '../../../base/errors';
 import { checkAbsolute } from '../../../base/ids';
 import { mount, MS, unmount } from '../../../base/syscalls';
 import type { UndoStack } from '../../../base/undo';
@@ -99,10 +100,10 @@ export class Storages {
     }
   }
 
-  private attachShare(storage: Storage, target: string): () => void {
+  private async attachShare(storage: Storage, target: string): Promise<() => void> {
     const { mockSharePath } = this.settings;
     if (mockSharePath === undefined) {
-      return mountStorage(storage, target);
+      return storage.driver === 'virtio-fs' ? this.mountVirtioFs(storage, target) : mountStorage(storage, target);
     }
     if (target === mockSharePath) {
       return () => undefined;
@@ -111,7 +112,26 @@ export class Storages {
     mount(mockSharePath, target, '', MS.BIND | MS.REC);
     return () => unmountQuietly(target);
   }
+
+  /** In a clone the device comes when the guest runs already. */
+  private async mountVirtioFs(storage: Storage, target: string): Promise<() => void> {
+    const until = performance.now() + this.settings.hotplugTimeoutMs;
+    for (;;) {
+      try {
+        return mountStorage(storage, target);
+      } catch (reason) {
+        if (!NO_TAG.has(errnoOf(reason) ?? '') || performance.now() > until) {
+          throw reason;
+        }
+        await sleep(RETRY_MS);
+      }
+    }
+  }
 }
+
+/** What mount(2) says while the device is not there yet. */
+const NO_TAG: ReadonlySet<string> = new Set(['EINVAL', 'ENOENT', 'ENODEV']);
+const RETRY_MS = 10;
 
 function makeFolder(path: string, mode = 0o755): void {
   mkdirSync(path, { recursive: true, mode });

@@ -1,14 +1,15 @@
 /** Devices that come and go while the guest runs: on the PCI bridges, or as disks of the SCSI controller. */
 import { statSync } from 'node:fs';
 import { KataError } from '../../../base/errors';
-import type { BlockDevice, GuestBlockAddress, HotplugControl, NetDevice, VmSpec } from '../types';
-import { bridgeId, FIRST_BRIDGE_SLOT, hexSlot, LAST_BRIDGE_SLOT, SLOT } from './layout';
+import type { BlockDevice, GuestBlockAddress, HotplugControl, NetDevice, SharedFolder, VmSpec } from '../types';
+import { bridgeId, fileIn, FIRST_BRIDGE_SLOT, hexSlot, LAST_BRIDGE_SLOT, SLOT } from './layout';
 import type { QmpClient } from './qmp/client';
 
 const UNPLUG_TIMEOUT_MS = 10_000;
 /** Disks of one SCSI target. */
 const LUNS_PER_TARGET = 256;
 const MAX_ID_LENGTH = 31;
+const SHARE_CHARDEV = 'share-fs';
 
 interface Place {
   readonly bridge: number;
@@ -30,6 +31,8 @@ export class QemuHotplug implements HotplugControl {
   constructor(
     private readonly spec: VmSpec,
     private readonly qmp: () => QmpClient,
+    /** Starts the daemon of a virtio-fs share; it listens when this returns. */
+    private readonly serveShare: (folder: SharedFolder) => Promise<void>,
   ) {}
 
   async addBlock(device: BlockDevice): Promise<GuestBlockAddress> {
@@ -102,6 +105,19 @@ export class QemuHotplug implements HotplugControl {
     await this.unplug(`virtio-${id}`);
     this.release(id);
     await this.qmp().execute('netdev_del', { id });
+  }
+
+  async addShare(folder: SharedFolder): Promise<void> {
+    await this.serveShare(folder);
+    const qmp = this.qmp();
+    const path = fileIn(this.spec.directory, 'virtioFs');
+    await qmp.execute('chardev-add', { id: SHARE_CHARDEV, backend: { type: 'socket', data: { addr: { type: 'unix', data: { path } }, server: false } } });
+    const place = this.take(SHARE_CHARDEV);
+    const { virtioFsQueueSize } = this.spec.config;
+    await qmp.execute('device_add', {
+      id: `virtio-${SHARE_CHARDEV}`, driver: 'vhost-user-fs-pci', chardev: SHARE_CHARDEV, tag: folder.tag,
+      bus: bridgeId(place.bridge), addr: hexSlot(place.slot), ...(virtioFsQueueSize > 0 ? { 'queue-size': virtioFsQueueSize } : {}),
+    });
   }
 
   private async addVirtioBlk(device: BlockDevice): Promise<GuestBlockAddress> {

@@ -6,8 +6,10 @@ import { isMicrovm } from './plan';
 /** Slack above default_maxmemory that upstream leaves for nvdimm and alignment, in MiB. */
 const MAXMEM_SLACK_MIB = 1024;
 
-function needsSharedMemory({ spec: { share, config } }: QemuPlan): boolean {
-  return share?.kind === 'virtio-fs' || config.enableVhostUserStore;
+function needsSharedMemory({ spec: { share, config, transferable } }: QemuPlan): boolean {
+  // A VM that gets its owner later gets its virtio-fs share from that.
+  const later = transferable === true && config.sharedFs.startsWith('virtio-fs');
+  return share?.kind === 'virtio-fs' || later || config.enableVhostUserStore;
 }
 
 /** `-object` of the backend with id `dimm1`. */

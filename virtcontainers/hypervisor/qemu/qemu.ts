@@ -11,7 +11,7 @@ import { ConsoleLog } from '../console-log';
 import { AdoptedProcess, makeLifeline, takeLifeline, waitTaken } from '../lifeline';
 import { processEntry } from '../processes';
 import { VM_TRANSITIONS, type VmLifeState, type VmTrigger } from '../state';
-import type { AgentUrl, DriverCapabilities, HotplugControl, PauseControl, ResizeControl, SnapshotControl, TransferControl, Vm, VmFacts, VmSpec, VmState } from '../types';
+import type { AgentUrl, DriverCapabilities, HotplugControl, PauseControl, ResizeControl, SharedFolder, SnapshotControl, TransferControl, Vm, VmFacts, VmSpec, VmState } from '../types';
 import { makeTransferShare, makeVmFolder, removeVmFolder } from '../vm-folder';
 import { hostAccelerator, type Accelerator } from './accelerator';
 import { startFailure } from './failure';
@@ -73,7 +73,7 @@ export class QemuVm implements Vm {
     this.pause = { pause: async () => { await qmp().execute('stop'); }, resume: async () => { await qmp().execute('cont'); } };
     this.snapshot = { save: (timeoutMs) => this.save(timeoutMs) };
     if (capabilities.blockHotplug || capabilities.netHotplug) {
-      this.hotplug = new QemuHotplug(spec, qmp);
+      this.hotplug = new QemuHotplug(spec, qmp, (folder) => this.serveShare(folder));
     }
     if (spec.transferable === true) {
       this.transfer = { handOver: () => this.handOver(), release: (timeoutMs) => this.release(timeoutMs) };
@@ -231,6 +231,20 @@ export class QemuVm implements Vm {
     options.onLaunched(this.state());
   }
 
+  /** The daemon of a share that comes when the VM runs already; from then on they end together. */
+  private async serveShare(folder: SharedFolder): Promise<void> {
+    const { launched } = this;
+    if (launched === undefined || launched.virtiofsd !== undefined) {
+      throw new KataError('FailedPrecondition', `add a share to VM "${this.id}": it does not run, or has one`);
+    }
+    const { startVirtiofsd } = await import('./virtiofsd');
+    const virtiofsd = await startVirtiofsd(this.spec.config, folder.source, fileIn(this.spec.directory, 'virtioFs'));
+    this.undo.push('virtiofsd', () => void virtiofsd.kill('SIGKILL'));
+    this.launched = { ...launched, virtiofsd };
+    this.processes = [...this.processes, processEntry('virtiofsd', virtiofsd)];
+    this.watchDaemon(launched.qemu, virtiofsd);
+  }
+
   private async takeOver(state: VmState, signal: AbortSignal): Promise<void> {
     const { spec } = this;
     const [entry] = state.processes;
@@ -282,10 +296,16 @@ export class QemuVm implements Vm {
   private watch({ qemu, virtiofsd }: Launched): void {
     void qemu.exited.then((exit) => {
       this.life.tryMove('end');
-      virtiofsd?.kill('SIGKILL');
       this.exit.resolve(exit);
     });
-    void virtiofsd?.exited.then((exit) => {
+    if (virtiofsd !== undefined) {
+      this.watchDaemon(qemu, virtiofsd);
+    }
+  }
+
+  private watchDaemon(qemu: VmProcess, virtiofsd: VmProcess): void {
+    void qemu.exited.then(() => virtiofsd.kill('SIGKILL'));
+    void virtiofsd.exited.then((exit) => {
       if (qemu.exit === undefined && this.stopping === undefined && this.life.state !== 'failed') {
         this.hints.push(`virtiofsd ended with ${describeExit(exit)}: ${virtiofsd.stderr.trim().split('\n').at(-1) ?? ''}`);
         this.spec.logger.error('virtiofsd ended, so does the VM', { exit: describeExit(exit), stderr: virtiofsd.stderr.slice(-500) });
