@@ -46,10 +46,11 @@ async function runMock(options: AgentOptions): Promise<void> {
 async function runGuest(): Promise<void> {
   neverExit();
   const { bootGuest } = await import('./boot/guest');
-  await bootGuest((options, ready) => {
+  await bootGuest((options, modules, ready) => {
     reaper.start();
     const sandbox = new Sandbox(options);
     sandbox.ready = ready;
+    sandbox.modules = modules;
     return makeServer(sandbox);
   });
 }

@@ -15,6 +15,10 @@ const API_VERSION = '0.0.1';
 const MAX_READ_BYTES = 4 * 1024 * 1024 - 1024;
 const EMPTY = {};
 
+const VIRTIO_NET = '1';
+/** Entropy: no container waits for it. */
+const BACKGROUND_DEVICES: readonly string[] = ['4'];
+
 const agentService = serviceFromTsProto(AgentServiceDefinition);
 const healthService = serviceFromTsProto(HealthDefinition);
 
@@ -51,6 +55,7 @@ function containerHandlers(sandbox: Sandbox): AgentHandlers {
     },
     startContainer: async ({ containerId }) => {
       await sandbox.container(containerId).start();
+      void sandbox.modules?.forDevices(BACKGROUND_DEVICES);
       return EMPTY;
     },
     removeContainer: async ({ containerId }) => {
@@ -147,6 +152,7 @@ function sandboxHandlers(sandbox: Sandbox): AgentHandlers {
       return EMPTY;
     },
     addSwap: async ({ pciPath }) => {
+      await sandbox.modules?.all();
       const { addSwap } = await import('./system/volume');
       await addSwap(pciPath);
       return EMPTY;
@@ -170,6 +176,7 @@ function networkHandlers(sandbox: Sandbox): AgentHandlers {
         return wanted;
       }
       await sandbox.ready;
+      await sandbox.modules?.forDevices([VIRTIO_NET]);
       const { updateInterface } = await import('./system/network');
       return updateInterface(wanted, sandbox.hotplugTimeoutMs);
     },
@@ -178,6 +185,10 @@ function networkHandlers(sandbox: Sandbox): AgentHandlers {
         return routes ?? { routes: [] };
       }
       await sandbox.ready;
+      if (routes.routes.length === 0) {
+        // Who makes a template asks this, so that its clones find all modules loaded.
+        await sandbox.modules?.all();
+      }
       const { updateRoutes } = await import('./system/network');
       return { routes: await updateRoutes(routes.routes) };
     },

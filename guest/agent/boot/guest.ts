@@ -7,7 +7,7 @@ import { SerialChannel } from '../channel/serial';
 import { openPort, waitForPort } from '../channel/virtio-port';
 import { optionsFromCommandLine, readCommandLine, type AgentOptions } from '../options';
 import { setLoopbackUp } from './loopback';
-import { loadInBackground, loadOne, readModuleLists } from './modules';
+import { GuestModules, readModuleLists, virtioDevices } from './modules';
 import { mountEssentials, mountRest } from './mounts';
 
 /** Name of the virtio-serial port of the agent's channel. */
@@ -15,19 +15,21 @@ export const AGENT_PORT = 'agent.channel.0';
 const PORT_WAIT_MS = 60_000;
 /** How long the rest of the boot stays back for the serial port to show up. */
 const SERIAL_FIRST_MS = 1000;
+/** Virtio devices (network, 9p, vsock, virtio-fs) whose modules the first container needs, where the guest has them. */
+const FIRST_DEVICES: readonly string[] = ['1', '9', '19', '26'];
 
 /** Boots the guest up to the point where the agent can be called; what is left goes on in the background. */
-export async function bootGuest(start: (options: AgentOptions, ready: Promise<void>) => TtrpcServer): Promise<void> {
+export async function bootGuest(start: (options: AgentOptions, modules: GuestModules, ready: Promise<void>) => TtrpcServer): Promise<void> {
   const entryMs = Math.round(performance.now());
   mountEssentials();
   const options = optionsFromCommandLine(readCommandLine());
   log.setLevel(options.logLevel);
-  const modules = readModuleLists();
+  const modules = new GuestModules(readModuleLists());
   const mountedMs = Math.round(performance.now());
-  modules.boot.forEach((path) => loadOne(path));
+  modules.loadBoot();
   const modulesMs = Math.round(performance.now());
   const ready = defer<undefined>();
-  const server = start(options, ready.promise);
+  const server = start(options, modules, ready.promise);
   const serial = serveSerial(server);
   serveVsock(server, options);
   if (options.unixPath !== undefined) {
@@ -36,20 +38,19 @@ export async function bootGuest(start: (options: AgentOptions, ready: Promise<vo
   // The first answer comes before the rest of the modules.
   await Promise.race([serial, sleep(SERIAL_FIRST_MS)]);
   log.debug('agent can be called', { entryMs, mountedMs, modulesMs, uptimeMs: Math.round(performance.now()) });
-  await finishBoot(options, modules.later, () => ready.resolve(undefined));
+  await finishBoot(options, modules, () => ready.resolve(undefined));
   await serial;
 }
 
-async function finishBoot(options: AgentOptions, later: readonly string[], onModules: () => void): Promise<void> {
+async function finishBoot(options: AgentOptions, modules: GuestModules, onModules: () => void): Promise<void> {
   bestEffort('oom score', () => writeFileSync('/proc/self/oom_score_adj', '-997'));
   mountRest();
   bestEffort('loopback', setLoopbackUp);
-  await loadInBackground(later);
-  log.debug('modules are loaded', { uptimeMs: Math.round(performance.now()) });
+  const present = virtioDevices();
+  await modules.forDevices(FIRST_DEVICES.filter((id) => present.includes(id)));
+  log.debug('first modules are loaded', { uptimeMs: Math.round(performance.now()) });
   onModules();
-  if (later.length > 0) {
-    serveVsockLate?.();
-  }
+  serveVsockLate?.();
   if (options.debugConsole) {
     const { serveDebugConsole } = await import('../channel/debug-console');
     serveDebugConsole(options.debugConsolePort);

@@ -1,12 +1,13 @@
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest } from '../../../gen/agent/agent';
+import type { CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage } from '../../../gen/agent/agent';
 import { describeError, KataError } from '../../../base/errors';
 import { checkId } from '../../../base/ids';
 import type { OciSpec } from '../../../base/oci-spec';
 import { setHostname } from '../../../base/syscalls';
 import { UndoStack } from '../../../base/undo';
 import { GUEST_RUN, GUEST_SHARE } from '../boot/mock';
+import type { GuestModules } from '../boot/modules';
 import { log } from '../console-log';
 import { Container } from '../container/container';
 import { adaptSpec, cgroupPathOf, clampProcess } from '../container/guest-spec';
@@ -19,12 +20,17 @@ import { applySysctls } from './sysctl';
 
 const MAX_HOSTNAME = 64;
 
+/** What a storage driver needs of the kernel: a virtio device's modules, nothing (''), or, if not named here, anything. */
+const VIRTIO_ID_OF_DRIVER: Readonly<Record<string, string | undefined>> = { 'virtio-fs': '26', '9p': '9', ephemeral: '', local: '', bind: '', 'watchable-bind': '' };
+
 /** What runs in this guest: one sandbox, its storages, its containers. Lives as long as the agent; connections come and go. */
 export class Sandbox {
   readonly storages: Storages;
   readonly oom = new OomWatcher();
-  /** Resolves when the guest has all its modules: mounts and interfaces need them, the first answers do not. */
+  /** Resolves when the guest has its mounts and the modules of its first devices: the first answers do not need them. */
   ready: Promise<void> = Promise.resolve();
+  /** Loads what else is needed; a mock has none. */
+  modules: GuestModules | undefined;
   private readonly containers = new Map<string, Container>();
   /** Ids whose creation is under way. */
   private readonly pending = new Set<string>();
@@ -50,7 +56,7 @@ export class Sandbox {
 
   /** Sets the guest up for its pod. */
   async create(request: CreateSandboxRequest): Promise<void> {
-    await this.ready;
+    await this.modulesFor(request.storages);
     if (request.hostname !== '') {
       setHostname(request.hostname.slice(0, MAX_HOSTNAME));
     }
@@ -112,7 +118,7 @@ export class Sandbox {
     this.pending.add(id);
     const undo = new UndoStack();
     try {
-      await this.ready;
+      await this.modulesFor(request.storages, request.devices.length > 0);
       await this.storages.addAll(request.storages, undo);
       const spec = await this.prepareSpec(id, request);
       const bundle = join(GUEST_RUN, ['shared', 'sandbox'].includes(id) ? `${id}.bundle` : id);
@@ -147,6 +153,17 @@ export class Sandbox {
     }
     const process = processFromWire(request.process);
     await container.exec(checkId(request.execId, 'exec'), clampProcess(process, this.limits()));
+  }
+
+  /** Waits until the guest can mount these. */
+  private async modulesFor(storages: readonly Storage[], hasDevices = false): Promise<void> {
+    await this.ready;
+    const ids = storages.map(({ driver }) => VIRTIO_ID_OF_DRIVER[driver]);
+    if (hasDevices || ids.includes(undefined)) {
+      await this.modules?.all();
+    } else {
+      await this.modules?.forDevices(ids.filter((id): id is string => id !== undefined && id !== ''));
+    }
   }
 
   private limits(): ReturnType<typeof ownLimits> | undefined {
