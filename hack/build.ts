@@ -3,7 +3,7 @@
  * `npx tsx hack/build.ts`; called by `make build`.
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, rmSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, rmSync, readFileSync, statSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { buildSync } from 'esbuild';
 
@@ -60,7 +60,8 @@ function buildBundles(): void {
       console.log(`skip ${entry}: not there yet`);
       continue;
     }
-    buildSync({
+    const { outputFiles } = buildSync({
+      write: false,
       absWorkingDir: ROOT,
       entryPoints: [entry],
       outfile: join(OUT, out),
@@ -77,15 +78,26 @@ function buildBundles(): void {
       tsconfig: join(ROOT, 'tsconfig.json'),
       define,
     });
+    // In one step: a shim that starts meanwhile must find a whole bundle.
+    for (const { path, contents } of outputFiles) {
+      writeFileSync(`${path}.new`, contents);
+      renameSync(`${path}.new`, path);
+    }
   }
 }
 
-/** Compiled code beside the bundles that every pod loads. Old caches go first: V8 would take one for other code of the same length. */
-function cacheCode(): void {
-  const files = BUNDLES.map(({ out }) => join(OUT, out)).filter((file) => /\/shim-\w+\.cjs$/.test(file) && existsSync(file));
-  for (const file of files) {
+const CACHED = BUNDLES.map(({ out }) => join(OUT, out)).filter((file) => /\/shim-\w+\.cjs$/.test(file));
+
+/** Before new bundles are there: V8 would take an old cache for other code of the same length. */
+function dropCaches(): void {
+  for (const file of CACHED) {
     rmSync(`${file}.cache`, { force: true });
   }
+}
+
+/** Compiled code beside the bundles that every pod loads. */
+function cacheCode(): void {
+  const files = CACHED.filter((file) => existsSync(file));
   execFileSync(process.execPath, ['--import', 'tsx', join(ROOT, 'hack/code-cache.ts'), ...files], { cwd: ROOT, stdio: 'inherit' });
 }
 
@@ -101,6 +113,7 @@ function copyLaunchers(): void {
 
 mkdirSync(OUT, { recursive: true });
 buildNative();
+dropCaches();
 buildBundles();
 cacheCode();
 copyLaunchers();
