@@ -16,8 +16,9 @@ const MAX_READ_BYTES = 4 * 1024 * 1024 - 1024;
 const EMPTY = {};
 
 const VIRTIO_NET = '1';
-/** Entropy: no container waits for it. */
+/** Entropy: no container waits for it, so it comes when the first one has had its start. */
 const BACKGROUND_DEVICES: readonly string[] = ['4'];
+const BACKGROUND_AFTER_MS = 2_000;
 
 const agentService = serviceFromTsProto(AgentServiceDefinition);
 const healthService = serviceFromTsProto(HealthDefinition);
@@ -55,7 +56,7 @@ function containerHandlers(sandbox: Sandbox): AgentHandlers {
     },
     startContainer: async ({ containerId }) => {
       await sandbox.container(containerId).start();
-      void sandbox.modules?.forDevices(BACKGROUND_DEVICES);
+      setTimeout(() => void sandbox.modules?.forDevices(BACKGROUND_DEVICES), BACKGROUND_AFTER_MS).unref();
       return EMPTY;
     },
     removeContainer: async ({ containerId }) => {

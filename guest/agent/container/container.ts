@@ -6,7 +6,7 @@ import { UndoStack } from '../../../base/undo';
 import { Cgroup } from '../cgroup/cgroup';
 import { log } from '../console-log';
 import type { AgentProcess } from '../process/agent-process';
-import { runCrun } from './crun';
+import { releaseInit, runCrun } from './crun';
 import { toJson } from './json';
 import { startProcess } from './start-process';
 
@@ -75,7 +75,10 @@ export class Container {
     if (this.isStarted) {
       throw new KataError('FailedPrecondition', `start container "${this.id}": it was started already`);
     }
-    await this.crun(['start', this.id], 'start', this.plan.spec.process?.args?.[0]);
+    const hasHooks = (this.plan.spec.hooks?.poststart?.length ?? 0) > 0;
+    if (hasHooks || !releaseInit(this.id)) {
+      await this.crun(['start', this.id], 'start', this.plan.spec.process?.args?.[0]);
+    }
     this.isStarted = true;
   }
 

@@ -1,4 +1,5 @@
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 import { KataError, type ErrorCode } from '../../../base/errors';
 import { runTool, type ToolResult } from '../process/tool';
 
@@ -68,6 +69,30 @@ export async function runCrun(args: readonly string[], options: CrunOptions): Pr
   const text = readLog(options.logPath) || result.stderr || `exit code ${String(result.code)}`;
   rmSync(options.logPath, { force: true });
   throw explainRuntimeError(text, options.what, options.program ?? '');
+}
+
+/**
+ * Lets an init that `crun create` made run its program: one byte into the FIFO that it waits at, as `crun start` does
+ * for a container without poststart hooks, at the cost of no process (0.1 to 0.3 s under emulation). False if nobody
+ * waits there: let the runtime say why.
+ */
+export function releaseInit(id: string, root = CRUN_ROOT): boolean {
+  const path = join(root, id, 'exec.fifo');
+  let fd: number;
+  try {
+    // Without a reader this fails; it never waits.
+    fd = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  } catch {
+    return false;
+  }
+  try {
+    // Its absence is how the runtime knows that the container was started.
+    rmSync(path);
+    writeSync(fd, Buffer.alloc(1));
+    return true;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function readLog(path: string): string {
