@@ -4,6 +4,7 @@ import { cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { coldRows } from './cold';
 import { execRows } from './exec';
+import { factoryRows } from './factory';
 import { memoryRows } from './memory';
 import { renderTable, type Row } from './row';
 import { runcAndMockRows } from './runc-and-mock';
@@ -16,6 +17,7 @@ const OUT = join(__dirname, '../../build/bench.json');
 const PARTS: Readonly<Record<string, () => Promise<Row[]>>> = {
   'start-verb': startVerbRows,
   cold: coldRows,
+  factory: factoryRows,
   exec: execRows,
   stdout: stdoutRows,
   'mock-run': runcAndMockRows,
