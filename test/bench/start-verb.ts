@@ -27,9 +27,10 @@ async function firstRpc(address: string, id: string): Promise<void> {
 export async function startVerbRows(): Promise<Row[]> {
   const folder = mkdtempSync(join(tmpdir(), 'kata-ts-bench-'));
   try {
-    const node = await repeat(RUNS, () => timed(() => void execFileSync(process.execPath, ['-e', '0'], { env: ENV })));
+    const node: number[] = [];
     const toRpc: number[] = [];
     const start = await repeat(RUNS, async (n) => {
+      node.push(await timed(() => void execFileSync(process.execPath, ['-e', '0'], { env: ENV })));
       const id = `bench-start-${String(n)}`;
       const bundle = join(folder, id);
       mkdirSync(bundle);
