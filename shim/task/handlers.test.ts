@@ -147,6 +147,16 @@ test('shutdown with tasks left changes nothing; with the last gone it ends the s
   assert.equal(h.sandbox?.state, 'stopped');
 });
 
+test('a shim whose only caller dies during the first create leaves; nobody else would end it', async () => {
+  h.createHangs = true;
+  const creating = assert.rejects(h.create('box'));
+  await h.until(() => !h.pod.isEmpty);
+  h.disconnect();
+  await creating;
+  await h.until(() => h.shutDowns === 1);
+  assert.equal(h.pod.isEmpty, true);
+});
+
 test('delete does not wait for the end of the VM', async () => {
   await h.create('box');
   const gate = defer<undefined>();

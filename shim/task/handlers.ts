@@ -16,15 +16,23 @@ const EMPTY = {};
 
 /** All 17 RPCs. */
 export function taskHandlers(pod: Pod, host: ServiceHost): Lowercased {
-  return { ...lifecycle(pod), ...processes(pod, host), ...container(pod, host), ...shim(pod, host) };
+  return { ...lifecycle(pod, host), ...processes(pod, host), ...container(pod, host), ...shim(pod, host) };
 }
 
 /** From create to delete, of init and execs. */
-function lifecycle(pod: Pod): Pick<Lowercased, 'create' | 'start' | 'state' | 'wait' | 'kill' | 'delete'> {
+function lifecycle(pod: Pod, host: ServiceHost): Pick<Lowercased, 'create' | 'start' | 'state' | 'wait' | 'kill' | 'delete'> {
   return {
     async create(request, context) {
-      const task = await pod.create(request, context.signal);
-      return { pid: task.pid };
+      try {
+        const task = await pod.create(request, context.signal);
+        return { pid: task.pid };
+      } catch (reason) {
+        // Its caller died. Older containerds (1.6) take a shim that still answers for a living task, for ever.
+        if (pod.isEmpty && hasCallerGone(context)) {
+          void host.shutDown(() => pod.stop());
+        }
+        throw reason;
+      }
     },
 
     async start({ id, execId }) {
@@ -83,6 +91,11 @@ function lifecycle(pod: Pod): Pick<Lowercased, 'create' | 'start' | 'state' | 'w
       return { pid: task.pid, ...exitFields(exit) };
     },
   };
+}
+
+/** The connection is gone; a deadline that has passed is none of that. */
+function hasCallerGone({ signal, deadlineMs }: CallContext): boolean {
+  return signal.aborted && (deadlineMs === undefined || Date.now() < deadlineMs);
 }
 
 /** Execs and the streams of processes. */

@@ -34,6 +34,8 @@ export class TaskHarness {
   configPath: string | undefined;
   specs = new Map<string, OciSpec>();
   createError: KataError | undefined;
+  /** Create lasts until its caller goes away. */
+  createHangs = false;
   private readonly server = new TtrpcServer({ mapError: toWireStatus });
   private readonly clients: TtrpcClient[] = [];
 
@@ -59,6 +61,10 @@ export class TaskHarness {
         createSandbox: async (request) => {
           if (this.createError !== undefined) {
             throw this.createError;
+          }
+          if (this.createHangs) {
+            await new Promise((resolve) => request.signal.addEventListener('abort', resolve));
+            throw new KataError('Canceled', 'the caller is gone');
           }
           this.sandbox = new FakeSandbox(request, this.guest);
           return Promise.resolve(this.sandbox);
@@ -120,6 +126,22 @@ export class TaskHarness {
       }
       return `${name} ${events.TaskStart.decode(value).containerId}`;
     });
+  }
+
+  /** Cuts the connection of `call`. */
+  disconnect(): void {
+    this.main?.close();
+    this.main = undefined;
+  }
+
+  /** Waits, at most 5 s, until something that the server does has happened. */
+  async until(happened: () => boolean): Promise<void> {
+    for (const end = Date.now() + 5000; !happened(); ) {
+      if (Date.now() > end) {
+        throw new KataError('DeadlineExceeded', 'it did not happen');
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
   }
 
   async close(): Promise<void> {
