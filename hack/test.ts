@@ -8,6 +8,9 @@ import { join, relative } from 'node:path';
 
 const ROOT = join(__dirname, '..');
 const RESULTS = join(ROOT, 'build/test');
+/** A test that hangs fails; a suite that hangs all the same is ended. */
+const TEST_TIMEOUT_MS = 10 * 60_000;
+const SUITE_TIMEOUT_MS = 40 * 60_000;
 
 interface Totals {
   passed: number;
@@ -50,9 +53,11 @@ async function runFiles(suite: string, files: readonly string[], concurrency: nu
   mkdirSync(RESULTS, { recursive: true });
   const tap = join(RESULTS, `${suite}.tap`);
   const reporters = ['--test-reporter=spec', '--test-reporter-destination=stdout', '--test-reporter=tap', `--test-reporter-destination=${tap}`];
-  const args = ['--import', 'tsx', '--test', `--test-concurrency=${String(concurrency)}`, ...reporters, ...files];
+  const limits = [`--test-concurrency=${String(concurrency)}`, `--test-timeout=${String(TEST_TIMEOUT_MS)}`];
+  const args = ['--import', 'tsx', '--test', ...limits, ...reporters, ...files];
   const status = await new Promise<number>((resolve) => {
-    spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] }).on('close', (code) => resolve(code ?? 1));
+    const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'], timeout: SUITE_TIMEOUT_MS, killSignal: 'SIGKILL' });
+    child.on('close', (code) => resolve(code ?? 1));
   });
   const text = existsSync(tap) ? readFileSync(tap, 'utf8') : '';
   const count = (what: string): number => Number(new RegExp(`^# ${what} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
