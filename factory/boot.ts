@@ -4,6 +4,7 @@ import type { UndoStack } from '../base/undo';
 import type { PauseControl, Vm, VmSpec } from '../virtcontainers/hypervisor/types';
 import { dialTimeoutMs } from './ready';
 import type { FactoryDeps } from './types';
+import { warmUp } from './warm-up';
 
 const BOOT_KVM_MS = 10_000;
 const BOOT_TCG_MS = 60_000;
@@ -26,23 +27,12 @@ export async function bootBase(undo: UndoStack, spec: VmSpec, deps: FactoryDeps,
     agent.close();
   });
   await agent.check();
-  await warmUp(agent, deps);
+  await warmUp(agent, deps.now(), spec.logger);
   agent.close();
   if (!canPause(vm)) {
     throw new KataError('Unimplemented', `pause virtual machine "${spec.id}": ${spec.config.type} cannot`);
   }
   return vm;
-}
-
-async function warmUp(agent: Awaited<ReturnType<FactoryDeps['connectAgent']>>, deps: FactoryDeps): Promise<void> {
-  const now = BigInt(Math.round(deps.now() * 1000));
-  await Promise.allSettled([
-    agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n),
-    agent.reseedRandom(new Uint8Array(512)),
-    agent.getGuestDetails(),
-    // Answered when the guest has all its modules; sets nothing in a guest without interfaces.
-    agent.updateRoutes([]),
-  ]);
 }
 
 function canPause(vm: Vm): vm is Vm & { readonly pause: PauseControl } {

@@ -20,7 +20,7 @@ export function dialTimeoutMs(vm: Vm, dialTimeoutSeconds = 0): number {
 }
 
 /** An agent that is connected while its VM is resumed; whichever fails ends the other. */
-async function resumeAndConnect(vm: Vm, deps: FactoryDeps, options: ConnectOptions): Promise<AgentClient> {
+export async function resumeAndConnect(vm: Vm, deps: FactoryDeps, options: ConnectOptions): Promise<AgentClient> {
   const { pause } = vm;
   if (pause === undefined) {
     throw new KataError('Unimplemented', `resume virtual machine "${vm.id}": its hypervisor cannot`);

@@ -5,10 +5,14 @@ import { describeError, KataError } from '../../base/errors';
 import { SHARE_TAG } from '../../agent-client/storage';
 import type { SharedFolder, VmSpec } from '../../virtcontainers/hypervisor/types';
 import { transferShare } from '../../virtcontainers/hypervisor/vm-folder';
+import { dialTimeoutMs, resumeAndConnect } from '../ready';
+import { warmUp } from '../warm-up';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 60_000;
+/** After a VM was taken its sandbox has the processors for this long, before the next one is made. */
+const REFILL_DELAY_MS = 1500;
 
 /** A name for a VM that has no sandbox yet. */
 function freshId(): string {
@@ -22,6 +26,7 @@ export interface CacheOptions {
   /** The VMs will be handed to other processes. */
   readonly transferable?: boolean;
   readonly firstRetryMs?: number;
+  readonly refillDelayMs?: number;
 }
 
 export class CacheFactory implements BaseFactory {
@@ -31,7 +36,7 @@ export class CacheFactory implements BaseFactory {
   private readonly workers: Promise<void>[];
   private wake: () => void = () => undefined;
   private lastError: string | undefined;
-  private making = 0;
+  private takenAt = -Infinity;
 
   /** Starts to fill the stock at once. */
   constructor(
@@ -50,6 +55,7 @@ export class CacheFactory implements BaseFactory {
   /** One of the stock, at once; ResourceExhausted if it is empty, so that the caller can do something else. */
   async getBaseVm(): Promise<BaseVm> {
     const taken = this.ready.shift();
+    this.takenAt = performance.now();
     this.wake();
     if (taken === undefined) {
       const why = this.closing.signal.aborted ? 'cache factory is closed' : `no virtual machine in stock${this.lastError === undefined ? '' : `: ${this.lastError}`}`;
@@ -79,15 +85,19 @@ export class CacheFactory implements BaseFactory {
     const { signal } = this.closing;
     let delayMs = this.options.firstRetryMs ?? FIRST_RETRY_MS;
     while (!signal.aborted) {
-      if (this.ready.length + this.making >= this.options.count) {
+      if (this.ready.length >= this.options.count) {
         await new Promise<void>((resolve) => {
           this.wake = resolve;
         });
         continue;
       }
+      const waitMs = this.takenAt + (this.options.refillDelayMs ?? REFILL_DELAY_MS) - performance.now();
+      if (waitMs > 0 && this.ready.length > 0) {
+        await sleep(waitMs, signal).catch(() => undefined);
+        continue;
+      }
       try {
-        this.making++;
-        this.keep(await this.inner.getBaseVm(this.spec(), signal));
+        this.keep(await this.make(signal));
         this.lastError = undefined;
         delayMs = this.options.firstRetryMs ?? FIRST_RETRY_MS;
       } catch (reason) {
@@ -97,9 +107,32 @@ export class CacheFactory implements BaseFactory {
         }
         await sleep(delayMs, signal).catch(() => undefined);
         delayMs = Math.min(2 * delayMs, MAX_RETRY_MS);
-      } finally {
-        this.making--;
       }
+    }
+  }
+
+  /**
+   * A clone has never run: what it does first is slow, under emulation above all. It does it here, where nobody waits,
+   * and is paused again.
+   */
+  private async make(signal: AbortSignal): Promise<BaseVm> {
+    const made = await this.inner.getBaseVm(this.spec(), signal);
+    const { vm } = made;
+    if (made.source === 'direct') {
+      return made;
+    }
+    try {
+      const agent = await resumeAndConnect(vm, this.deps, { sandboxId: vm.id, timeoutMs: dialTimeoutMs(vm), signal });
+      try {
+        await warmUp(agent, this.deps.now(), this.deps.logger);
+      } finally {
+        agent.close();
+      }
+      await vm.pause?.pause();
+      return made;
+    } catch (reason) {
+      await vm.stop();
+      throw reason;
     }
   }
 
