@@ -35,7 +35,7 @@ async function runVerb(args: ShimArgs): Promise<void> {
 process.removeAllListeners('warning');
 process.on('warning', () => undefined);
 for (const name of Object.keys(process.env)) {
-  if (name.startsWith('NODE_')) {
+  if (name.startsWith('NODE_') || name.startsWith('MALLOC_')) {
     // eslint-disable-next-line @typescript-eslint/no-dynamic-delete
     delete process.env[name];
   }
