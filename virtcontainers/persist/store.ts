@@ -21,8 +21,13 @@ export class SandboxStore {
   create(): boolean {
     try {
       mkdirSync(dirname(this.folder), { recursive: true, mode: 0o700 });
-      return mkdirSync(this.folder, { recursive: true, mode: 0o700 }) !== undefined;
+      // Not recursive: that says "no such file" where the file system is read-only.
+      mkdirSync(this.folder, { mode: 0o700 });
+      return true;
     } catch (reason) {
+      if (errnoOf(reason) === 'EEXIST') {
+        return false;
+      }
       throw KataError.from(reason, `make the state folder ${this.folder}`, { hint: 'check free space and permissions' });
     }
   }
