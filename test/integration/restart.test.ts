@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { Host } from '../support/host';
+import { Host, IMAGE, RUNTIME } from '../support/host';
+import { TasksClient } from '../support/tasks-client';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 
 let host: Host;
@@ -35,4 +36,23 @@ test('containerd is killed and comes back: running and stopped tasks have their 
   for (const id of ['running', 'stopped', 'ends-meanwhile']) {
     await host.remove(id);
   }
+});
+
+test('containerd is killed: a task that was created and not started is CREATED afterwards, starts and ends', async () => {
+  const id = 'created';
+  const made = await host.ctr(['containers', 'create', '--runtime', RUNTIME, IMAGE, id, 'false']);
+  assert.equal(made.code, 0, made.stderr);
+  const mounts = await host.ctr(['snapshots', 'mounts', '/target', id]);
+  const before = await TasksClient.connect(host.containerd.address);
+  await before.create(id, mounts.stdout);
+  before.close();
+  await host.containerd.end('SIGKILL');
+  await host.containerd.launch();
+  assert.equal(await host.status(id), 'CREATED');
+  const after = await TasksClient.connect(host.containerd.address);
+  await after.start(id);
+  after.close();
+  await host.waitForStatus(id, 'STOPPED');
+  assert.match((await host.ctr(['tasks', 'rm', id])).stderr, /exit code 1\b/);
+  await host.ctr(['containers', 'rm', id]);
 });
