@@ -51,7 +51,7 @@ test('the shim of a pod with two containers is killed: both waiters get an answe
   assert.deepEqual(await leftOf([pod, one, two]), []);
 });
 
-test('virtiofsd is killed: the waiter gets an answer that names it, and nothing is left', async () => {
+test('virtiofsd is killed: the waiter gets an answer, the log names it, and nothing is left', async () => {
   const id = unique('vfs');
   const waiting = host.run(id, ['sleep', '1000'], { timeoutMs: 120_000 });
   await host.waitForStatus(id, 'RUNNING', 60_000);
@@ -60,7 +60,7 @@ test('virtiofsd is killed: the waiter gets an answer that names it, and nothing 
   process.kill(pid, 'SIGKILL');
   assert.notEqual((await waiting).code, 0);
   assert.ok(Date.now() - killedAt < 30_000, `the waiter had to wait ${String(Date.now() - killedAt)} ms`);
-  assert.match(host.containerd.log, /virtiofsd/);
+  assert.match(host.containerd.log, new RegExp(`virtiofsd ended.*sandbox=${id}.*SIGKILL`));
   await host.remove(id);
   assert.deepEqual(await leftOf([id]), []);
 });
