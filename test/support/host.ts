@@ -8,6 +8,7 @@ import { TtrpcClient } from 'ttrpc-ts';
 import type { OciSpec } from '../../base/oci-spec';
 import { IMAGE, makeBusyboxImage } from '../../hack/busybox-image';
 import { PrivateContainerd, ROOT, type CommandResult, type ContainerdOptions } from '../../hack/private-containerd';
+import { FactoryMode } from './factory-mode';
 
 export { IMAGE };
 export const RUNTIME = 'io.containerd.kata.v2';
@@ -53,6 +54,7 @@ export class Host {
   private constructor(
     readonly containerd: PrivateContainerd,
     readonly folder: string,
+    private readonly mode: FactoryMode | undefined,
   ) {}
 
   /** KATA_TEST_HYPERVISOR=mock runs a suite that was written for QEMU over the mock, to try things quickly. */
@@ -64,14 +66,17 @@ export class Host {
     const folder = mkdtempSync(join(tmpdir(), 'kata-ts-host-'));
     const image = join(ROOT, 'build/busybox.tar');
     makeBusyboxImage(image);
-    writeFileSync(join(folder, 'configuration.toml'), configText(hypervisor, overrides));
+    const mode = hypervisor === 'qemu' && overrides['factory'] === undefined ? FactoryMode.fromEnv() : undefined;
+    const config = join(folder, 'configuration.toml');
+    writeFileSync(config, configText(hypervisor, mode === undefined ? overrides : { ...overrides, factory: mode.keys }));
+    await mode?.begin(config);
     const env = { KATA_CONF_FILE: join(folder, 'configuration.toml'), ...options.env };
     const containerd = await PrivateContainerd.start({ ...options, env });
     const imported = await containerd.ctr(['images', 'import', image]);
     if (imported.code !== 0) {
       throw new Error(`import failed: ${imported.stderr}`);
     }
-    return new Host(containerd, folder);
+    return new Host(containerd, folder, mode);
   }
 
   /** Writes one more configuration file for `--runtime-config-path`; returns its path. */
@@ -88,6 +93,7 @@ export class Host {
       await this.ctr(['images', 'unmount', '--rm', rootfs]);
     }
     await this.containerd.stop();
+    await this.mode?.end(join(this.folder, 'configuration.toml'));
     rmSync(this.folder, { recursive: true, force: true });
   }
 
