@@ -31,7 +31,7 @@ async function withLock<T>(folder: string, logger: Logger, work: () => Promise<T
     if (errnoOf(reason) === 'ENOENT') {
       return work();
     }
-    throw KataError.from(reason, `open ${folder}`);
+    throw KataError.from(reason, `open the state folder ${folder}`, { hint: 'look at what stands in its place' });
   }
   try {
     const deadline = Date.now() + LOCK_TIMEOUT_MS;

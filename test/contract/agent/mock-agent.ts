@@ -98,7 +98,8 @@ export class MockAgent {
     child.stdout.on('data', (chunk) => (text += String(chunk)));
     child.stderr.on('data', (chunk) => (text += String(chunk)));
     const endsMs = performance.now() + 10_000;
-    while (!existsSync(join(folder, 'agent.sock'))) {
+    // The socket file is there a moment before it accepts.
+    while (!text.includes('agent serves')) {
       if (performance.now() > endsMs || child.exitCode !== null) {
         throw new Error(`the agent does not listen: ${text}`);
       }
