@@ -1,5 +1,4 @@
 /** One private containerd with our shim, our image and a configuration: what an integration test runs against. */
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -184,12 +183,12 @@ export class Host {
     return Number(readFileSync(join(this.containerd.bundle(id), 'shim.pid'), 'utf8'));
   }
 
+  /** Of the VMM, whose name tells nothing where the VM comes from a cache. */
   vmPid(sandboxId: string): number {
-    const pids = execFileSync('pgrep', ['-f', `sandbox-${sandboxId}( |,|$)`], { encoding: 'utf8' }).trim().split('\n').map(Number);
-    const first = pids[0];
-    if (first === undefined) {
+    const pid = new RegExp('"name":\\s*"[^"]*",\\s*"pid":\\s*(\\d+)').exec(readFileSync(`/run/vc/sbs/${sandboxId}/persist.json`, 'utf8'))?.[1];
+    if (pid === undefined) {
       throw new Error(`no VMM of sandbox ${sandboxId}`);
     }
-    return first;
+    return Number(pid);
   }
 }
