@@ -5,7 +5,7 @@ import type { Logger } from '../base/log';
 import type { RuntimeConfig } from '../virtcontainers/config/types';
 import { DEFAULT_DEPS } from '../virtcontainers/sandbox/deps';
 import { DEFAULT_ROOTS } from '../virtcontainers/sandbox/roots';
-import { agentParams } from '../virtcontainers/vm/spec';
+import { agentKernelParams } from '../virtcontainers/config/kernel-params';
 import { CacheFactory, type CacheOptions } from './cache/cache';
 import { Counters } from './counters';
 import { DirectFactory } from './direct/direct';
@@ -35,7 +35,7 @@ export interface FactoryOptions {
 /** What VMs are made from by a configuration as it is in the file, before a sandbox's annotations. */
 export function baseConfigOf(config: RuntimeConfig): BaseConfig {
   const { hypervisor } = config;
-  return { hypervisor, vcpus: hypervisor.defaultVcpus, memoryMiB: hypervisor.defaultMemory, kernelParams: agentParams(config) };
+  return { hypervisor, vcpus: hypervisor.defaultVcpus, memoryMiB: hypervisor.defaultMemory, kernelParams: agentKernelParams(config) };
 }
 
 export function hostDeps(logger: Logger): FactoryDeps {

@@ -4,20 +4,10 @@ import { SHARE_TAG } from '../../agent-client/storage';
 import type { Logger } from '../../base/log';
 import type { OciSpec } from '../../base/oci-spec';
 import { containerType } from '../bundle/container-type';
+import { agentKernelParams } from '../config/kernel-params';
 import type { RuntimeConfig } from '../config/types';
 import type { DriverCapabilities, SharedFolder, VmSpec } from '../hypervisor/types';
 import { bootSize, sandboxWorkload } from '../resources/vm-sizing';
-
-/** Kernel parameters that tell the agent how to run (virtcontainers-behaviour 3.5, group 7). */
-export function agentParams(config: RuntimeConfig): string[] {
-  const { agent } = config;
-  return [
-    ...(agent.enableDebug ? ['agent.log=debug'] : []),
-    ...(agent.enableTracing ? ['agent.trace=true'] : []),
-    ...(agent.containerPipeSize > 0 ? [`agent.container_pipe_size=${agent.containerPipeSize}`] : []),
-    ...(agent.debugConsoleEnabled ? ['agent.debug_console', 'agent.debug_console_vport=1026'] : []),
-  ];
-}
 
 /** The folder to share, or undefined for `shared_fs = "none"` and VMMs that cannot. */
 export function shareFor(config: RuntimeConfig, capabilities: DriverCapabilities, source: string): SharedFolder | undefined {
@@ -51,7 +41,7 @@ export function vmSpecFor(input: VmSpecInput): VmSpec {
     config: config.hypervisor,
     vcpus,
     memoryMiB,
-    kernelParams: agentParams(config),
+    kernelParams: agentKernelParams(config),
     share: input.share,
     devices: [],
     netns: input.netns,
