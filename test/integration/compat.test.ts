@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
-import { runCommand, type CommandResult } from '../../hack/private-containerd';
+import { runCommand } from '../../hack/private-containerd';
 import { Host, IMAGE, RUNTIME } from '../support/host';
 import { containerdBinaries, CONTAINERD_HOSTS, versionOf } from '../support/hosts/container-hosts';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
@@ -161,14 +161,8 @@ for (const version of CONTAINERD_HOSTS) {
     test('the shim is killed: containerd says so, the container can be removed and created again', async () => {
       await host.runDetached(`${RUN}-victim`, ['sleep', '100000']);
       process.kill(host.shimPid(`${RUN}-victim`), 'SIGKILL');
-      // Of a task whose shim died containerd says nothing any more, yet its id is taken until the shim's delete verb ends.
-      let again: CommandResult | undefined;
-      for (let tries = 0; tries < 50 && again?.code !== 0; tries++) {
-        await new Promise((resolve) => setTimeout(resolve, 100));
-        await host.remove(`${RUN}-victim`);
-        again = await host.run(`${RUN}-victim`, ['echo', 'again']);
-      }
-      assert.deepEqual([again?.code, again?.stdout], [0, 'again\n'], again?.stderr);
+      const again = await host.runAgain(`${RUN}-victim`, ['echo', 'again']);
+      assert.deepEqual([again.code, again.stdout], [0, 'again\n'], again.stderr);
     });
 
     test('ctr asks the runtime about itself', { skip: version.suite === 'forky' ? false : 'ctr before 2.0 cannot ask' }, async () => {

@@ -85,7 +85,6 @@ test('the agent is killed: the waiter gets an answer and nothing is left', async
 test('a pod can be made again under the same id right after its shim was killed', async () => {
   await host.runDetached('again', ['sleep', '1000']);
   process.kill(host.shimPid('again'), 'SIGKILL');
-  await host.remove('again');
-  const done = await host.run('again', ['echo', 'back']);
+  const done = await host.runAgain('again', ['echo', 'back']);
   assert.deepEqual([done.code, done.stdout], [0, 'back\n'], done.stderr);
 });

@@ -141,6 +141,22 @@ export class Host {
     return removed;
   }
 
+  /**
+   * `ctr run` under the id of a task whose shim died. containerd does not show such a task any more, yet answers
+   * "already exists" until the shim's delete verb has ended; nothing tells a client when (runc's shim: 200 ms here).
+   */
+  async runAgain(id: string, command: readonly string[], timeoutMs = 10_000): Promise<CommandResult> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      await this.remove(id);
+      const done = await this.run(id, command);
+      if (!done.stderr.includes('already exists') || Date.now() > deadline) {
+        return done;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
   async ctr(args: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
     const { namespace, input, timeoutMs } = options;
     return this.containerd.ctr([...(namespace === undefined ? [] : ['-n', namespace]), ...args], {
