@@ -387,14 +387,9 @@ export function socketError(fd: number): number {
   return -value.readInt32LE(0);
 }
 
-/** sendmsg(2) of `data` with descriptors (SCM_RIGHTS) on a unix socket; bytes sent or -errno. The caller keeps the descriptors. */
-export function sendDescriptors(socketFd: number, data: Uint8Array, fds: readonly number[]): number {
+/** sendmsg(2) or recvmsg(2) with one vector over `data` and one control buffer; the result, and how much of `control` is filled. */
+function callWithMessage(name: 'sendmsg' | 'recvmsg', socketFd: number, data: Uint8Array, control: Buffer, flags: number): { result: number; controlLength: number } {
   native ??= load();
-  const control = Buffer.alloc(16 + ((4 * fds.length + 7) & ~7));
-  control.writeBigUInt64LE(BigInt(16 + 4 * fds.length), 0);
-  control.writeInt32LE(1, 8);
-  control.writeInt32LE(1, 12);
-  fds.forEach((fd, index) => control.writeInt32LE(fd, 16 + 4 * index));
   const vector = Buffer.alloc(16);
   vector.writeBigUInt64LE(native.addr(data), 0);
   vector.writeBigUInt64LE(BigInt(data.length), 8);
@@ -403,24 +398,28 @@ export function sendDescriptors(socketFd: number, data: Uint8Array, fds: readonl
   header.writeBigUInt64LE(1n, 24);
   header.writeBigUInt64LE(native.addr(control), 32);
   header.writeBigUInt64LE(BigInt(control.length), 40);
-  return call('sendmsg', socketFd, header, 0x4000);
+  const result = call(name, socketFd, header, flags);
+  // The header holds addresses only: reading the buffers here keeps them from being collected before the call.
+  const alive = [vector, data, control].every((buffer) => buffer.length >= 0);
+  return { result, controlLength: alive ? Number(header.readBigUInt64LE(40)) : 0 };
+}
+
+/** sendmsg(2) of `data` with descriptors (SCM_RIGHTS) on a unix socket; bytes sent or -errno. The caller keeps the descriptors. */
+export function sendDescriptors(socketFd: number, data: Uint8Array, fds: readonly number[]): number {
+  const control = Buffer.alloc(16 + ((4 * fds.length + 7) & ~7));
+  control.writeBigUInt64LE(BigInt(16 + 4 * fds.length), 0);
+  control.writeInt32LE(1, 8);
+  control.writeInt32LE(1, 12);
+  fds.forEach((fd, index) => control.writeInt32LE(fd, 16 + 4 * index));
+  return callWithMessage('sendmsg', socketFd, data, control, 0x4000).result;
 }
 
 /** recvmsg(2): up to 16 descriptors that came with at most `into.length` bytes. `length` is -errno on failure. Caller owns the descriptors. */
 export function receiveDescriptors(socketFd: number, into: Uint8Array): { length: number; fds: number[] } {
-  native ??= load();
   const control = Buffer.alloc(16 + 4 * 16);
-  const vector = Buffer.alloc(16);
-  vector.writeBigUInt64LE(native.addr(into), 0);
-  vector.writeBigUInt64LE(BigInt(into.length), 8);
-  const header = Buffer.alloc(56);
-  header.writeBigUInt64LE(native.addr(vector), 16);
-  header.writeBigUInt64LE(1n, 24);
-  header.writeBigUInt64LE(native.addr(control), 32);
-  header.writeBigUInt64LE(BigInt(control.length), 40);
-  const length = call('recvmsg', socketFd, header, 0x40000000);
+  const { result: length, controlLength } = callWithMessage('recvmsg', socketFd, into, control, 0x40000000);
   const fds: number[] = [];
-  if (length >= 0 && Number(header.readBigUInt64LE(40)) >= 16 && control.readInt32LE(12) === 1) {
+  if (length >= 0 && controlLength >= 16 && control.readInt32LE(12) === 1) {
     const end = Math.min(Number(control.readBigUInt64LE(0)), control.length);
     for (let at = 16; at + 4 <= end; at += 4) {
       fds.push(control.readInt32LE(at));

@@ -1,6 +1,6 @@
 /** fstab-style options, as containerd gives them, to mount(2)'s flags and data. */
 import { KataError } from '../../base/errors';
-import { MS } from '../../base/syscalls';
+import { sortMountWords } from '../../base/mount-options';
 
 export interface MountFlags {
   readonly flags: number;
@@ -8,22 +8,6 @@ export interface MountFlags {
   readonly propagation: number;
   readonly data: readonly string[];
 }
-
-const SET: Readonly<Record<string, number>> = {
-  ro: MS.RDONLY, nosuid: MS.NOSUID, nodev: MS.NODEV, noexec: MS.NOEXEC, sync: MS.SYNCHRONOUS, remount: MS.REMOUNT, mand: MS.MANDLOCK,
-  dirsync: MS.DIRSYNC, noatime: MS.NOATIME, nodiratime: MS.NODIRATIME, bind: MS.BIND, rbind: MS.BIND | MS.REC, relatime: MS.RELATIME,
-  strictatime: MS.STRICTATIME, lazytime: MS.LAZYTIME, silent: MS.SILENT,
-};
-
-const CLEAR: Readonly<Record<string, number>> = {
-  rw: MS.RDONLY, suid: MS.NOSUID, dev: MS.NODEV, exec: MS.NOEXEC, async: MS.SYNCHRONOUS, nomand: MS.MANDLOCK, atime: MS.NOATIME,
-  diratime: MS.NODIRATIME, norelatime: MS.RELATIME, nostrictatime: MS.STRICTATIME, nolazytime: MS.LAZYTIME, loud: MS.SILENT, defaults: 0,
-};
-
-const PROPAGATION: Readonly<Record<string, number>> = {
-  private: MS.PRIVATE, rprivate: MS.PRIVATE | MS.REC, slave: MS.SLAVE, rslave: MS.SLAVE | MS.REC, shared: MS.SHARED,
-  rshared: MS.SHARED | MS.REC, unbindable: MS.UNBINDABLE, runbindable: MS.UNBINDABLE | MS.REC,
-};
 
 /** Values with commas (SELinux contexts) must be quoted in the kernel's data string. */
 function quoted(option: string): string {
@@ -35,9 +19,6 @@ function quoted(option: string): string {
 
 /** Later options win. Unimplemented for options that would be done wrongly by ignoring them. */
 export function parseMountOptions(options: readonly string[]): MountFlags {
-  let flags = 0;
-  let propagation = 0;
-  const data: string[] = [];
   for (const option of options) {
     if (option.startsWith('uidmap=') || option.startsWith('gidmap=')) {
       throw new KataError('Unimplemented', `mount option "${option.slice(0, 60)}": id-mapped mounts are not supported`);
@@ -45,20 +26,10 @@ export function parseMountOptions(options: readonly string[]): MountFlags {
     if (option.includes('{{')) {
       throw new KataError('Unimplemented', `mount option "${option.slice(0, 60)}": templates are not supported`);
     }
-    const set = SET[option];
-    const clear = CLEAR[option];
-    const change = PROPAGATION[option];
-    if (set !== undefined) {
-      flags |= set;
-    } else if (clear !== undefined) {
-      flags &= ~clear;
-    } else if (change !== undefined) {
-      propagation = change;
-    } else if (option !== '' && !option.startsWith('X-containerd.') && !option.startsWith('io.katacontainers.')) {
-      data.push(quoted(option));
-    }
   }
-  return { flags, propagation, data };
+  const { flags, propagation, rest } = sortMountWords(options);
+  const data = rest.filter((option) => option !== '' && !option.startsWith('X-containerd.') && !option.startsWith('io.katacontainers.'));
+  return { flags, propagation, data: data.map(quoted) };
 }
 
 /** The longest folder, ending before a `/`, that all paths lie under; '' where there is none worth using. */
