@@ -73,6 +73,16 @@ export async function runCommand(
   return { code, stdout: Buffer.concat(out).toString(), stderr: Buffer.concat(err).toString() };
 }
 
+/** Sends `signal` and waits for the end; fine if it has ended or never began. */
+export async function endDaemon(daemon: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
+  if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) {
+    return;
+  }
+  const gone = new Promise((resolve) => daemon.once('exit', resolve));
+  daemon.kill(signal);
+  await gone;
+}
+
 export class PrivateContainerd {
   readonly address: string;
   private daemon: ChildProcess | undefined;
@@ -162,13 +172,7 @@ export class PrivateContainerd {
 
   /** Ends the daemon only; shims live on. */
   async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const daemon = this.daemon;
-    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) {
-      return;
-    }
-    const gone = new Promise((resolve) => daemon.once('exit', resolve));
-    daemon.kill(signal);
-    await gone;
+    await endDaemon(this.daemon, signal);
     rmSync(this.address, { force: true });
   }
 

@@ -4,26 +4,20 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSy
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, afterEach, before, test } from 'node:test';
-import { configText, Host, type ConfigOverrides } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { after, test } from 'node:test';
+import type { Host} from '../support/host';
+import { configText, type ConfigOverrides } from '../support/host';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 let scratch: string;
 
-before(async () => {
+hostForSuite((started) => {
   scratch = mkdtempSync(join(tmpdir(), 'kata-ts-bad-'));
-  host = await Host.start('qemu');
-  clean = takeInventory();
-});
+  host = started;
+}, { checkEach: true });
 
-afterEach(async () => {
-  assert.deepEqual(await leakedSince(clean), []);
-});
-
-after(async () => {
-  await host.stop();
+after(() => {
   rmSync(scratch, { recursive: true, force: true });
 });
 

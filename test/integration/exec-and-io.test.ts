@@ -1,22 +1,15 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { after, before, test } from 'node:test';
-import { Host, IMAGE, RUNTIME } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { test } from 'node:test';
+import type { Host} from '../support/host';
+import { IMAGE, RUNTIME } from '../support/host';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  clean = takeInventory();
-  host = await Host.start('qemu');
+hostForSuite(async (started) => {
+  host = started;
   await host.runDetached('base', ['sleep', '100000']);
-});
-
-after(async () => {
-  await host.remove('base');
-  await host.stop();
-  assert.deepEqual(await leakedSince(clean), []);
 });
 
 test('exec runs in the container: output, error output and exit code', async () => {

@@ -1,22 +1,15 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { test } from 'node:test';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { release } from 'node:os';
-import { Host } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import type { Host } from '../support/host';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  clean = takeInventory();
-  host = await Host.start('qemu');
-});
-
-after(async () => {
-  await host.stop();
-  assert.deepEqual(await leakedSince(clean), []);
+hostForSuite((started) => {
+  host = started;
 });
 
 test('a container runs in a virtual machine: another kernel, its output complete', async () => {

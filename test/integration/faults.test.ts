@@ -1,24 +1,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { after, afterEach, before, test } from 'node:test';
+import { test } from 'node:test';
 import { Host } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  host = await Host.start('qemu');
-  clean = takeInventory();
-});
-
-afterEach(async () => {
-  assert.deepEqual(await leakedSince(clean), []);
-});
-
-after(async () => {
-  await host.stop();
-});
+hostForSuite((started) => {
+  host = started;
+}, { checkEach: true });
 
 /** Runs `sleep` in the foreground, lets the fault happen, and expects an answer of the waiter within 30 s. */
 async function expectAnswer(id: string, fault: () => Promise<void> | void): Promise<number> {

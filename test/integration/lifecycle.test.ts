@@ -1,20 +1,13 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Host } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { test } from 'node:test';
+import type { Host } from '../support/host';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  clean = takeInventory();
-  host = await Host.start('qemu');
+hostForSuite(async (started) => {
+  host = started;
   await host.runDetached('base', ['sh', '-c', 'trap "exit 9" TERM; while :; do sleep 0.1; done']);
-});
-
-after(async () => {
-  await host.stop();
-  assert.deepEqual(await leakedSince(clean), []);
 });
 
 test('stats of a running container are not zero', async () => {

@@ -1,19 +1,12 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Host } from '../support/host';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { test } from 'node:test';
+import type { Host } from '../support/host';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  clean = takeInventory();
-  host = await Host.start('qemu');
-});
-
-after(async () => {
-  await host.stop();
-  assert.deepEqual(await leakedSince(clean), []);
+hostForSuite((started) => {
+  host = started;
 });
 
 const sandbox = (id: string): string[] => ['--annotation', 'io.kubernetes.cri.container-type=sandbox', '--annotation', `io.kubernetes.cri.sandbox-id=${id}`];

@@ -1,20 +1,14 @@
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
-import { Host, IMAGE, RUNTIME } from '../support/host';
+import { test } from 'node:test';
+import type { Host} from '../support/host';
+import { IMAGE, RUNTIME } from '../support/host';
 import { TasksClient } from '../support/tasks-client';
-import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { hostForSuite } from '../support/suite';
 
 let host: Host;
-let clean: Inventory;
 
-before(async () => {
-  clean = takeInventory();
-  host = await Host.start('qemu');
-});
-
-after(async () => {
-  await host.stop();
-  assert.deepEqual(await leakedSince(clean), []);
+hostForSuite((started) => {
+  host = started;
 });
 
 test('containerd is killed and comes back: running and stopped tasks have their right status', async () => {

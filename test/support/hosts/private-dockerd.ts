@@ -3,7 +3,7 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { runCommand, type CommandResult } from '../../../hack/private-containerd';
+import { endDaemon, runCommand, type CommandResult } from '../../../hack/private-containerd';
 import { RUNTIME, type Host } from '../host';
 
 export const DOCKER_IMAGE = 'kata-ts-busybox';
@@ -110,13 +110,7 @@ export class PrivateDockerd {
 
   /** Ends the daemon only; with live-restore its containers live on. */
   async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const daemon = this.daemon;
-    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) {
-      return;
-    }
-    const gone = new Promise((resolve) => daemon.once('exit', resolve));
-    daemon.kill(signal);
-    await gone;
+    await endDaemon(this.daemon, signal);
     rmSync(join(this.folder, 'pid'), { force: true });
   }
 
