@@ -12,6 +12,13 @@ import { FactoryWorld, inWorld, NO_MOUNTS } from './testing/fakes';
 import type { Factory } from './factory';
 
 const GO = new AbortController().signal;
+const TEMPLATE_FAILED = { vm: undefined, fallback: 'template-failed' } as const;
+
+/** What it came from; undefined if the sandbox is to boot. */
+async function sourceOf(got: ReturnType<Factory['getVm']>): Promise<string | undefined> {
+  const found = await got;
+  return found.vm === undefined ? undefined : found.source;
+}
 
 function make(world: FactoryWorld, over: Partial<FactoryOptions> = {}): Factory {
   return newFactory({
@@ -22,9 +29,8 @@ function make(world: FactoryWorld, over: Partial<FactoryOptions> = {}): Factory 
 
 test('a clone is resumed, reseeded and given the time before it is handed out', inWorld(async (world) => {
   const factory = make(world);
-  const [first, second] = [await factory.getVm(world.spec('one'), GO), await factory.getVm(world.spec('two'), GO)];
-  assert.equal(first?.source, 'template');
-  assert.equal(second?.source, 'template');
+  assert.equal(await sourceOf(factory.getVm(world.spec('one'), GO)), 'template');
+  assert.equal(await sourceOf(factory.getVm(world.spec('two'), GO)), 'template');
   assert.deepEqual(world.vms.map(({ spec }) => spec.template?.use), ['become', 'clone', 'clone']);
   assert.deepEqual(world.vms[1]?.calls, ['clone', 'resume', 'reseed', 'clock']);
   const [, seedOne, seedTwo] = world.seeds;
@@ -54,7 +60,7 @@ test('a sandbox that wants more gets it added, one that wants less gets the base
 test('a sandbox of another configuration is left to boot, counted and logged with the field', inWorld(async (world) => {
   const factory = make(world);
   const config: HypervisorConfig = { ...world.base().hypervisor, kernelParams: 'quiet' };
-  assert.equal(await factory.getVm(world.spec('other', { config }), GO), undefined);
+  assert.deepEqual(await factory.getVm(world.spec('other', { config }), GO), { vm: undefined, fallback: 'config-mismatch' });
   assert.deepEqual(factory.status().counts.fallbacks, { 'config-mismatch': 1 });
   assert.match(world.log.join(''), /level=warning msg="fallback to direct factory vm".*kernelParams/);
   assert.equal(world.vms.length, 0);
@@ -73,8 +79,8 @@ test('comparison leaves size out, and takes nil for empty', () => {
 
 test('twenty sandboxes at once make one template', inWorld(async (world) => {
   const factories = Array.from({ length: 20 }, () => make(world));
-  const got = await Promise.all(factories.map((factory, at) => factory.getVm(world.spec(`box${String(at)}`), GO)));
-  assert.deepEqual(new Set(got.map((vm) => vm?.source)), new Set(['template']));
+  const got = await Promise.all(factories.map((factory, at) => sourceOf(factory.getVm(world.spec(`box${String(at)}`), GO))));
+  assert.deepEqual(new Set(got), new Set(['template']));
   assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 1);
 }));
 
@@ -82,7 +88,7 @@ test('a truncated template is made anew', inWorld(async (world) => {
   const factory = make(world);
   await factory.getVm(world.spec('one'), GO);
   truncateSync(new TemplateStore(world.templatePath, NO_MOUNTS).files(templateKey(world.base())).memory, 2);
-  assert.equal((await factory.getVm(world.spec('two'), GO))?.source, 'template');
+  assert.equal(await sourceOf(factory.getVm(world.spec('two'), GO)), 'template');
   assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 2);
 }));
 
@@ -90,22 +96,22 @@ test('a template that does not load is destroyed, the sandbox boots, and the nex
   const factory = make(world);
   await factory.getVm(world.spec('one'), GO);
   world.faults.add('load');
-  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.deepEqual(await factory.getVm(world.spec('two'), GO), TEMPLATE_FAILED);
   assert.equal(world.vms.at(-1)?.stopped, true);
   assert.deepEqual(factory.status().counts.fallbacks, { 'template-failed': 1 });
-  assert.equal((await factory.getVm(world.spec('three'), GO))?.source, 'template');
+  assert.equal(await sourceOf(factory.getVm(world.spec('three'), GO)), 'template');
   assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 2);
 }));
 
 test('a failed save leaves nothing, is said, and is not tried again at once', inWorld(async (world) => {
   const factory = make(world);
   world.faults.add('save');
-  assert.equal(await factory.getVm(world.spec('one'), GO), undefined);
+  assert.deepEqual(await factory.getVm(world.spec('one'), GO), TEMPLATE_FAILED);
   assert.equal(world.vms[0]?.stopped, true);
   const key = templateKey(world.base());
   assert.deepEqual(readdirSync(join(world.templatePath, key)).sort(), ['failed', 'lock']);
   assert.match(readFileSync(join(world.templatePath, key, 'failed'), 'utf8'), /no space left/);
-  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.deepEqual(await factory.getVm(world.spec('two'), GO), TEMPLATE_FAILED);
   assert.equal(world.vms.length, 1, 'no second boot within the retry time');
   assert.match(world.log.join(''), /making it failed \d+ s ago: .*no space left/);
 }));
@@ -114,7 +120,7 @@ test('a clone that cannot be resumed is stopped, and the sandbox boots', inWorld
   const factory = make(world);
   await factory.getVm(world.spec('one'), GO);
   world.faults.add('resume');
-  assert.equal(await factory.getVm(world.spec('two'), GO), undefined);
+  assert.deepEqual(await factory.getVm(world.spec('two'), GO), TEMPLATE_FAILED);
   assert.equal(world.vms.at(-1)?.stopped, true);
 }));
 
@@ -180,9 +186,9 @@ test('selection: a count with fetch is refused, fetch wants the template, the ca
 
 test('without a cache server the template serves, and the miss is counted', inWorld(async (world) => {
   const factory = make(world, { vmCache: true });
-  assert.equal((await factory.getVm(world.spec('one'), GO))?.source, 'template');
+  assert.equal(await sourceOf(factory.getVm(world.spec('one'), GO)), 'template');
   assert.deepEqual(factory.status().counts, { hits: { template: 1, cache: 0 }, misses: 1, fallbacks: {} });
   const alone = make(world, { vmCache: true, template: false });
-  assert.equal(await alone.getVm(world.spec('two'), GO), undefined);
+  assert.deepEqual(await alone.getVm(world.spec('two'), GO), { vm: undefined, fallback: 'cache-unreachable' });
   assert.deepEqual(alone.status().counts.fallbacks, { 'cache-unreachable': 1 });
 }));

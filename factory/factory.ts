@@ -7,7 +7,7 @@ import { describeError, isCode, KataError } from '../base/errors';
 import type { Logger } from '../base/log';
 import { UndoStack } from '../base/undo';
 import type { VmSpec } from '../virtcontainers/hypervisor/types';
-import type { FactoryVm, VmFactory } from '../virtcontainers/sandbox/types';
+import type { FactoryFallback, FactoryVm, VmFactory } from '../virtcontainers/sandbox/types';
 import { mismatch } from './compare';
 import type { Counters, Counts, FallbackReason } from './counters';
 import { makeReady, type OnAgentCall } from './ready';
@@ -26,6 +26,10 @@ const FALLBACK_OF: Readonly<Record<BaseKind, FallbackReason>> = {
   'grpc-cache': 'cache-unreachable',
 };
 
+function isCache({ kind }: BaseFactory): boolean {
+  return kind === 'cache' || kind === 'grpc-cache';
+}
+
 export class Factory implements VmFactory {
   /**
    * @param bases in the order in which they are asked; all have the same configuration
@@ -38,21 +42,20 @@ export class Factory implements VmFactory {
   ) {}
 
   get bringsShare(): boolean {
-    return this.bases.some(({ kind }) => kind === 'cache' || kind === 'grpc-cache') && this.config.hypervisor.sharedFs === 'virtio-9p';
+    return this.bases.some(isCache) && this.config.hypervisor.sharedFs === 'virtio-9p';
   }
 
   get config(): BaseConfig {
     return this.bases[0].config;
   }
 
-  /** Undefined: boot directly; counted and logged. Rejects only with the signal's reason. Nothing is left then. */
-  async getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: OnAgentCall): Promise<FactoryVm | undefined> {
+  /** A fallback: boot directly; counted and logged. Rejects only with the signal's reason. Nothing is left then. */
+  async getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: OnAgentCall): Promise<FactoryVm | FactoryFallback> {
     const began = performance.now();
     const logger = spec.logger.with({ subsystem: 'factory' });
     const why = mismatch(this.config, spec);
     if (why !== undefined) {
-      this.fallBack(logger, 'config-mismatch', why);
-      return undefined;
+      return this.fallBack(logger, 'config-mismatch', why);
     }
     for (const [at, base] of this.bases.entries()) {
       try {
@@ -66,10 +69,13 @@ export class Factory implements VmFactory {
         if (signal.aborted) {
           throw abortError(signal, `get a virtual machine for "${spec.id}"`);
         }
-        this.miss(logger, base, reason, at === this.bases.length - 1);
+        const fallback = this.miss(logger, base, reason, at === this.bases.length - 1);
+        if (fallback !== undefined) {
+          return fallback;
+        }
       }
     }
-    return undefined;
+    throw new KataError('Internal', 'a factory without a base');
   }
 
   /** A paused VM, for who keeps a stock. */
@@ -89,25 +95,27 @@ export class Factory implements VmFactory {
     const made = await base.getBaseVm(spec, signal);
     undo.push(`virtual machine "${made.vm.id}"`, () => made.vm.stop());
     const agent = await makeReady(undo, made, spec, this.deps, signal, onAgentCall);
-    return { vm: made.vm, agent, source: base.kind === 'cache' || base.kind === 'grpc-cache' ? 'cache' : made.source, ...(made.share === undefined ? {} : { share: made.share }) };
+    return { vm: made.vm, agent, source: isCache(base) ? 'cache' : made.source, ...(made.share === undefined ? {} : { share: made.share }) };
   }
 
-  private miss(logger: Logger, base: BaseFactory, reason: unknown, last: boolean): void {
-    const empty = base.kind === 'grpc-cache' && isCode(reason, 'ResourceExhausted');
+  /** Counts and logs; undefined while there is another base to ask. */
+  private miss(logger: Logger, base: BaseFactory, reason: unknown, last: boolean): FactoryFallback | undefined {
+    const cached = isCache(base);
     const error = reason instanceof KataError ? reason : KataError.from(reason, describeError(reason));
-    if (base.kind === 'grpc-cache') {
+    if (cached) {
       this.counters.miss();
     }
     if (last) {
-      this.fallBack(logger, empty ? 'cache-empty' : FALLBACK_OF[base.kind], describeError(error));
-    } else {
-      logger.info('the factory goes on to its next base', { base: base.kind, reason: describeError(error) });
+      const empty = cached && isCode(reason, 'ResourceExhausted');
+      return this.fallBack(logger, empty ? 'cache-empty' : FALLBACK_OF[base.kind], describeError(error));
     }
+    logger.info('the factory goes on to its next base', { base: base.kind, reason: describeError(error) });
+    return undefined;
   }
 
-  private fallBack(logger: Logger, reason: FallbackReason, why: string): void {
+  private fallBack(logger: Logger, reason: FallbackReason, why: string): FactoryFallback {
     this.counters.fallback(reason);
     logger.warn('fallback to direct factory vm', { vmSource: 'direct', fallback: reason, reason: why });
-    return undefined;
+    return { vm: undefined, fallback: reason };
   }
 }

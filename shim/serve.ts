@@ -113,7 +113,7 @@ class ShimServer implements ServiceHost {
   }
 
   onSandbox(sandbox: Sandbox, bundle: string): void {
-    this.logger.info('sandbox created', { vm: sandbox.vmSource, vmm_pid: sandbox.pid, phases: sandbox.phases.map((p) => `${p.name}=${p.durationMs.toFixed(0)}ms`).join(',') });
+    this.logger.info('sandbox created', { vm: sandbox.vmSource, fallback: sandbox.vmFallback, vmm_pid: sandbox.pid, phases: sandbox.phases.map((p) => `${p.name}=${p.durationMs.toFixed(0)}ms`).join(',') });
     setImmediate(() => {
       this.closeManagement = loadPart<typeof import('./wiring')>('wiring').startManagement({ sandbox, bundle, figures: this.figures, logger: this.logger });
     });

@@ -7,7 +7,7 @@ import type { ShimFigures } from './figures';
 import type { Overhead } from './overhead';
 
 export interface MetricsInput {
-  readonly sandbox: Pick<Sandbox, 'vmSource' | 'state' | 'containers'>;
+  readonly sandbox: Pick<Sandbox, 'vmSource' | 'vmFallback' | 'state' | 'containers'>;
   readonly figures: ShimFigures;
   readonly shim: ProcFigures | undefined;
   readonly hypervisor: ProcFigures | undefined;
@@ -31,6 +31,7 @@ export function renderMetrics(input: MetricsInput): string {
     histogram('kata_shim_agent_rpc_durations_histogram_milliseconds', 'RPC latency distributions of calls to the agent.', figures.agentCalls),
     gauge('kata_shim_phase_milliseconds', 'Duration of each phase of the sandbox start.', [...figures.phases].map(([name, ms]) => [{ phase: name }, ms])),
     gauge('kata_shim_vm_source', 'What the virtual machine came from.', [[{ source: sandbox.vmSource }, 1]]),
+    gauge('kata_shim_vm_fallback', 'Why the factory gave this sandbox no virtual machine.', sandbox.vmFallback === undefined ? [] : [[{ reason: sandbox.vmFallback }, 1]]),
     gauge('kata_shim_containers', 'Containers of the sandbox.', [[{}, sandbox.containers.size]]),
     ...processFamilies('kata_shim', input.shim),
     ...processFamilies('kata_hypervisor', input.hypervisor),

@@ -15,6 +15,7 @@ export const sandboxInfo: Endpoint = ({ options: { sandbox } }) => {
     state: sandbox.state,
     hypervisor: config.hypervisor.type,
     vmSource: sandbox.vmSource,
+    vmFallback: sandbox.vmFallback,
     vcpus: size.vcpus,
     memoryMiB: size.memoryMiB,
     shimPid: process.pid,

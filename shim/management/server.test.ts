@@ -75,6 +75,14 @@ test('metrics hold our families, the agent\'s, and only lines that are metrics',
   assert.match(body, /^kata_shim_proc_status\{item="vmrss"\} \d+$/m);
 });
 
+test('a sandbox that a factory should have served says why it did not', async () => {
+  assert.doesNotMatch((await ask('/metrics')).body, /kata_shim_vm_fallback/);
+  sandbox.vmFallback = 'config-mismatch';
+  assert.match((await ask('/metrics')).body, /^kata_shim_vm_fallback\{reason="config-mismatch"\} 1$/m);
+  assert.equal((JSON.parse((await ask('/sandbox')).body) as { vmFallback?: string }).vmFallback, 'config-mismatch');
+  sandbox.vmFallback = undefined;
+});
+
 test('an agent that does not answer leaves our own metrics', async () => {
   const good = sandbox.agent.getMetrics.bind(sandbox.agent);
   sandbox.agent.getMetrics = async () => Promise.reject(new KataError('Unavailable', 'gone'));

@@ -237,6 +237,7 @@ export class FakeSandbox implements Sandbox {
   readonly id: string;
   readonly pid = 4242;
   readonly vmSource = 'direct';
+  vmFallback: string | undefined;
   readonly phases = [];
   readonly config: RuntimeConfig;
   readonly agent: AgentClient;

@@ -7,7 +7,7 @@ import type { SandboxDeps } from './deps';
 import { failureReport } from './failure-report';
 import type { GuestLink } from './link';
 import type { Phases } from './phases';
-import type { FactoryVm, SandboxRequest, VmSource } from './types';
+import type { FactoryFallback, FactoryVm, SandboxRequest, VmSource } from './types';
 
 export interface BootContext {
   readonly request: SandboxRequest;
@@ -26,6 +26,8 @@ export interface BootedVm {
   readonly agent: AgentClient;
   readonly source: VmSource;
   readonly share?: FactoryVm['share'];
+  /** Why the factory gave none. */
+  readonly fallback?: string;
 }
 
 const BOOT_KVM_MS = 10_000;
@@ -38,15 +40,15 @@ function timeOf(seconds: number, vm: Vm, kvmMs: number, tcgMs: number): number {
   return seconds > 0 ? seconds * 1000 : vm.facts().accelerator === 'kvm' ? kvmMs : tcgMs;
 }
 
-async function fromFactory(undo: UndoStack, context: BootContext): Promise<BootedVm | undefined> {
+async function fromFactory(undo: UndoStack, context: BootContext): Promise<FactoryVm | FactoryFallback | undefined> {
   const { request, spec, link, phases } = context;
   const { factory } = request;
   if (factory === undefined) {
     return undefined;
   }
   const found = await phases.time('factory', () => factory.getVm(spec, link.signal, (name, ms, ok) => { request.observer.onAgentCall?.(name, ms, ok); }));
-  if (found === undefined) {
-    return undefined;
+  if (found.vm === undefined) {
+    return found;
   }
   undo.push('the virtual machine', () => found.vm.stop());
   context.onVm(found.vm);
@@ -112,10 +114,11 @@ async function connect(undo: UndoStack, context: BootContext, vm: Vm): Promise<A
 
 /** What it acquires is on `undo`. */
 export async function bootVm(undo: UndoStack, context: BootContext): Promise<BootedVm> {
-  const ready = await fromFactory(undo, context);
-  if (ready !== undefined) {
-    return ready;
+  const offered = await fromFactory(undo, context);
+  if (offered?.vm !== undefined) {
+    return offered;
   }
   const vm = await launch(undo, context);
-  return { vm, agent: await connect(undo, context, vm), source: 'direct' };
+  const agent = await connect(undo, context, vm);
+  return { vm, agent, source: 'direct', ...(offered === undefined ? {} : { fallback: offered.fallback }) };
 }

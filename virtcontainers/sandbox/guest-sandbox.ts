@@ -32,6 +32,7 @@ export interface SandboxParts {
   readonly vm: Vm;
   readonly agent: AgentClient;
   readonly vmSource: VmSource;
+  readonly vmFallback?: string | undefined;
   readonly link: GuestLink;
   readonly phases: Phases;
   readonly undo: UndoStack;
@@ -51,6 +52,7 @@ export class GuestSandbox implements Sandbox {
   readonly config: RuntimeConfig;
   readonly agent: AgentClient;
   readonly vmSource: VmSource;
+  readonly vmFallback: string | undefined;
   private readonly machine: StateMachine<SandboxState, SandboxTrigger>;
   private readonly all = new Map<string, GuestContainer>();
   private readonly creating = new Map<string, Promise<Container>>();
@@ -68,6 +70,7 @@ export class GuestSandbox implements Sandbox {
     this.config = parts.config;
     this.agent = agent;
     this.vmSource = parts.vmSource;
+    this.vmFallback = parts.vmFallback;
     this.machine = new StateMachine<SandboxState, SandboxTrigger>(`sandbox "${id}"`, SANDBOX_TRANSITIONS, 'creating');
     this.oom = new OomWatch(agent, logger, (containerId) => {
       parts.observer.onOom?.(containerId);

@@ -266,6 +266,7 @@ async function finish(request: SandboxRequest, draft: Draft, link: GuestLink, si
     vm: booted.vm,
     agent: booted.agent,
     vmSource: booted.source,
+    vmFallback: booted.fallback,
     prepare: side.prepare,
     seccompSupported: details.supportsSeccomp,
     memoryBlockBytes: details.memoryBlockSizeBytes,

@@ -19,11 +19,18 @@ export interface FactoryVm {
   readonly share?: { readonly pid: number; readonly path: string };
 }
 
-/** Declared here, implemented by factory/. `undefined` from getVm: boot directly (the factory has counted and logged why). */
+/** The factory has none for this sandbox, which boots its own; counted and logged already. */
+export interface FactoryFallback {
+  readonly vm: undefined;
+  /** One word of a small set, for metrics: `config-mismatch`, `template-failed`, ... */
+  readonly fallback: string;
+}
+
+/** Declared here, implemented by factory/. */
 export interface VmFactory {
   /** A VM may come with its share: nothing is mounted for the guest before that is known. */
   readonly bringsShare?: boolean;
-  getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: SandboxObserver['onAgentCall']): Promise<FactoryVm | undefined>;
+  getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: SandboxObserver['onAgentCall']): Promise<FactoryVm | FactoryFallback>;
 }
 
 /** One named step of a start with its length; same names in log, metrics and bench. */
@@ -67,6 +74,8 @@ export interface Sandbox {
   readonly pid: number;
   readonly agent: AgentClient;
   readonly vmSource: VmSource;
+  /** Why the factory gave no VM; undefined where it did, or none is on. */
+  readonly vmFallback?: string | undefined;
   readonly phases: readonly Phase[];
   readonly containers: ReadonlyMap<string, Container>;
   /** Resolves once when the sandbox has ended, by `stop` or because VMM or agent died. Never rejects. */
