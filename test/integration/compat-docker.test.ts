@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
 import { ROOT } from '../../hack/private-containerd';
 import { Host, type HypervisorName } from '../support/host';
-import { containerdBinaries, dockerBinaries, DOCKER_HOSTS, versionOf, type HostVersion } from '../support/hosts/container-hosts';
+import { containerdBinaries, dockerBinaries, DOCKER_HOSTS, versionOf, type DockerVersion } from '../support/hosts/container-hosts';
 import { DOCKER_IMAGE, PrivateDockerd } from '../support/hosts/private-dockerd';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 
@@ -17,8 +17,8 @@ interface DockerHost {
   stop(): Promise<void>;
 }
 
-async function startDocker(version: HostVersion, hypervisor: HypervisorName): Promise<DockerHost> {
-  const [containerd, docker] = [containerdBinaries(version), dockerBinaries(version)];
+async function startDocker(version: DockerVersion, hypervisor: HypervisorName): Promise<DockerHost> {
+  const [containerd, docker] = [containerdBinaries({ from: version }), dockerBinaries(version)];
   if ('missing' in containerd || 'missing' in docker) {
     throw new Error('skipped before');
   }
@@ -37,7 +37,7 @@ async function startDocker(version: HostVersion, hypervisor: HypervisorName): Pr
 }
 
 for (const version of DOCKER_HOSTS) {
-  const missing = [containerdBinaries(version), dockerBinaries(version)].flatMap((unpacked) => ('missing' in unpacked ? [unpacked.missing] : []));
+  const missing = [containerdBinaries({ from: version }), dockerBinaries(version)].flatMap((unpacked) => ('missing' in unpacked ? [unpacked.missing] : []));
   const skip = missing[0] ?? false;
 
   describe(version.name, { skip }, () => {

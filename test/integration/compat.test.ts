@@ -36,6 +36,11 @@ async function removeStopped(host: Host, id: string): Promise<number> {
   return removed.code === 0 && code === undefined ? 0 : Number(code);
 }
 
+/** ctr 2.2 and newer warns of a host with cgroup v1 on the standard error that it shares with the container. */
+function withoutDeprecations(stderr: string): string {
+  return stderr.replaceAll(/^time="[^"]*" level=warning msg="DEPRECATION: .*\n/gm, '');
+}
+
 for (const version of CONTAINERD_HOSTS) {
   const unpacked = containerdBinaries(version);
   const skip = 'missing' in unpacked ? unpacked.missing : false;
@@ -57,12 +62,12 @@ for (const version of CONTAINERD_HOSTS) {
 
     test('is the version that its name says', (t: TestContext) => {
       t.diagnostic(versionOf(binaries, 'usr/bin/containerd'));
-      assert.match(versionOf(binaries, 'usr/bin/containerd'), new RegExp(` v?${version.name.replace('containerd ', '').replace('.x', '\\.').replace('1.', '1\\.')}`));
+      assert.match(versionOf(binaries, 'usr/bin/containerd'), new RegExp(` v?${version.version.replaceAll('.', '\\.')}`));
     });
 
     test('output and exit codes of a foreground run', async () => {
       const done = await host.run(`${RUN}-say`, ['sh', '-c', 'echo out; echo err >&2; exit 42']);
-      assert.deepEqual([done.code, done.stdout, done.stderr], [42, 'out\n', 'err\n']);
+      assert.deepEqual([done.code, done.stdout, withoutDeprecations(done.stderr)], [42, 'out\n', 'err\n']);
       assert.equal((await host.run(`${RUN}-fine`, ['true'])).code, 0);
       assert.equal((await host.run(`${RUN}-high`, ['sh', '-c', 'exit 255'])).code, 255);
     });
@@ -165,7 +170,7 @@ for (const version of CONTAINERD_HOSTS) {
       assert.deepEqual([again.code, again.stdout], [0, 'again\n'], again.stderr);
     });
 
-    test('ctr asks the runtime about itself', { skip: version.suite === 'forky' ? false : 'ctr before 2.0 cannot ask' }, async () => {
+    test('ctr asks the runtime about itself', { skip: version.version.startsWith('2.') ? false : 'ctr before 2.0 cannot ask' }, async () => {
       const info = await host.ctr(['plugins', 'inspect-runtime', '--runtime', RUNTIME]);
       assert.equal(info.code, 0, info.stderr);
       assert.match(info.stdout, /kata/);
