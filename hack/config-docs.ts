@@ -14,7 +14,7 @@ const PAGE = join(__dirname, '../docs/configuration.md');
 const START = '<!-- made by hack/config-docs.ts from here -->';
 const END = '<!-- to here -->';
 
-const STATUS: Readonly<Record<KeyStatus, string>> = { yes: 'honoured', later: 'not yet', ignored: 'no effect' };
+const STATUS: Readonly<Record<KeyStatus, string>> = { yes: 'honoured', later: 'not yet', ignored: 'no effect', refused: 'refused' };
 
 /** The page must not depend on the machine that writes it. */
 function defaultText(spec: KeySpec): string {
@@ -29,9 +29,13 @@ function defaultText(spec: KeySpec): string {
   return [text, ...others.filter(([, value]) => value !== '').map(([type, value]) => `${type}: \`${JSON.stringify(value).replaceAll('"', '')}\``)].filter((part) => part !== '').join(', ');
 }
 
+function refusalText(spec: KeySpec): string {
+  return spec.refusal?.values === undefined ? '' : `refused: ${spec.refusal.values.map((value) => `\`${JSON.stringify(value).replaceAll('"', '')}\``).join(', ')}`;
+}
+
 function row(spec: KeySpec, withReaders: boolean): string {
   const kind = { string: 'string', boolean: 'bool', integer: 'integer', number: 'number', strings: 'list', tables: 'list of tables' }[spec.kind];
-  const notes = [spec.about, spec.choices === undefined ? '' : `one of ${spec.choices.map((choice) => `\`${choice}\``).join(', ')}`, spec.removed ?? ''].filter((part) => part !== '');
+  const notes = [spec.about, spec.choices === undefined ? '' : `one of ${spec.choices.map((choice) => `\`${choice}\``).join(', ')}`, spec.removed ?? '', refusalText(spec)].filter((part) => part !== '');
   const cells = [`\`${spec.key}\``, spec.unit === undefined ? kind : `${kind}, ${spec.unit}`, defaultText(spec), ...(withReaders ? [spec.readBy] : []), spec.since, STATUS[spec.status], notes.join('; ')];
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }
@@ -63,7 +67,7 @@ function generated(): string {
   return [
     '## Keys',
     '',
-    `Read by: ${letters}. Honoured: has its effect. Not yet: checked, and reported when it asks for something. No effect: accepted for old files.`,
+    `Read by: ${letters}. Honoured: has its effect. Not yet: checked, and reported when it asks for something. No effect: accepted, and reported when it asks for something. Refused: asks for a protection that is not given here, so the configuration is refused.`,
     '',
     table('[hypervisor.*]', HYPERVISOR_KEYS, true),
     table('[agent.kata]', AGENT_KEYS),

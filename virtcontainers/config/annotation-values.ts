@@ -118,12 +118,21 @@ export function globMatches(pattern: string, path: string): boolean {
   }
 }
 
-/** A pattern of enable_annotations against a whole name. A broken one matches nothing, as upstream. */
-export function patternMatches(pattern: string, name: string): boolean {
+/** The whole-name form of a pattern of enable_annotations; undefined for what is no regular expression. */
+function compile(pattern: string): RegExp | undefined {
   const insensitive = pattern.startsWith('(?i)');
   try {
-    return new RegExp(`^(?:${insensitive ? pattern.slice(4) : pattern})$`, insensitive ? 'i' : '').test(name);
+    return new RegExp(`^(?:${insensitive ? pattern.slice(4) : pattern})$`, insensitive ? 'i' : '');
   } catch {
-    return false;
+    return undefined;
   }
+}
+
+export function isPattern(pattern: string): boolean {
+  return compile(pattern) !== undefined;
+}
+
+/** A pattern of enable_annotations against a whole name. A broken one matches nothing, as upstream. */
+export function patternMatches(pattern: string, name: string): boolean {
+  return compile(pattern)?.test(name) ?? false;
 }

@@ -50,6 +50,7 @@ test('patterns must match the whole name; broken ones match nothing', () => {
   assert.ok(!patternMatches('enable_iommu', 'enable_iommu_platform'));
   assert.ok(!patternMatches('a|kernel', 'kernel_params'));
   assert.ok(!patternMatches('[', '['));
+  assert.match(configOf('enable_annotations = ["a", "["]').warnings.join(), /^hypervisor.qemu.enable_annotations \(\/c.toml:3\): "\[" is no regular expression, it matches nothing$/);
   assert.ok(patternMatches('(?i)KERNEL', 'kernel'));
 });
 
@@ -75,7 +76,7 @@ test('values of each kind are taken, with their source', () => {
   assert.deepEqual(hv('virtio_fs_extra_args', '["-o", "x"]', configOf('virtio_fs_extra_args = ["-d"]\nenable_annotations = [".*"]')).virtioFsExtraArgs, ['-d', '-o', 'x']);
   assert.equal(hv('kernel_params', 'quiet b=2 c', configOf('kernel_params = "a b=1"\nenable_annotations = [".*"]')).kernelParams, 'a quiet b=2 c');
   assert.deepEqual(hv('numa_mapping', '0 1').other['numa_mapping'], ['0', '1']);
-  assert.equal(hv('blk_logical_sector_size', '4096').other['block_device_logical_sector_size'], 4096);
+  assert.equal(hv('blk_logical_sector_size', '4096').blockDeviceLogicalSectorSize, 4096);
   assert.equal(run({ [`${HV}default_memory`]: '512' }).sources.get('hypervisor.qemu.default_memory'), `annotation ${HV}default_memory`);
   const config = run({ [`${AGENT}kernel_modules`]: 'e1000 a=1; i915', [`${AGENT}container_pipe_size`]: '65536', [`${RT}sandbox_cgroup_only`]: 'true', [`${RT}create_container_timeout`]: '9' });
   assert.deepEqual([config.agent.kernelModules, config.agent.containerPipeSize, config.runtime.sandboxCgroupOnly, config.runtime.createContainerTimeout], [['e1000 a=1', 'i915'], 65536, true, 9]);
@@ -144,7 +145,8 @@ test('what guards a pod is refused while unsupported; what has no effect is told
   refused({ [`${AGENT}policy`]: 'cGFja2FnZQ==' }, 'Unimplemented', /policy is not supported/);
   refused({ [`${HV}cc_init_data`]: 'x' }, 'Unimplemented', /not supported/);
   assert.match(run({ [`${HV}use_vsock`]: 'true' }).warnings.join(), /use_vsock has no effect/);
-  assert.match(run({ [`${HV}enable_iommu`]: 'true' }).warnings.join(), /enable_iommu is not supported yet/);
+  assert.match(run({ [`${HV}hotplug_vfio_on_root_bus`]: 'true' }).warnings.join(), /hotplug_vfio_on_root_bus is not supported yet/);
+  assert.match(run({ [`${HV}enable_iommu_platform`]: 'true' }).warnings.join(), /enable_iommu_platform has no effect/);
   assert.match(run({ 'io.katacontainers.config_path': '/x' }).warnings.join(), /a pod may not choose the configuration/);
 });
 

@@ -12,8 +12,8 @@ import { checkFiles, checkRules } from './checks';
 import { normaliseHypervisor, replaceKey } from './complete';
 import { archMaxVcpus, hostFacts, type HostFacts } from './host-facts';
 import { HYPERVISOR_FIELDS } from './hypervisor-keys';
-import { asksForMore, keySpec } from './layers';
-import { defaultOf, fieldOf, isZero, nearest, type ConfigValue, type KeySpec } from './schema';
+import { keySpec } from './layers';
+import { asksForMore, defaultOf, fieldOf, isZero, nearest, type ConfigValue, type KeySpec } from './schema';
 import { AGENT_FIELDS, RUNTIME_FIELDS } from './section-keys';
 import type { RuntimeConfig } from './types';
 
@@ -150,7 +150,7 @@ function applyOne(config: RuntimeConfig, spec: AnnotationSpec, text: string, hos
   const given = valueOf(config, spec, key, text, exists);
   const value = isZero(given) ? defaultOf(key, config.hypervisor.type) : given;
   checkBounds(config, spec, value, host);
-  if (key.status !== 'yes' && asksForMore(key, config.hypervisor.type, value)) {
+  if ((key.status === 'later' || key.status === 'ignored') && asksForMore(key, config.hypervisor.type, value)) {
     warnings.push(`annotation ${spec.name} ${key.status === 'later' ? 'is not supported yet' : 'has no effect'}`);
   }
   if (spec.section === 'runtime') {

@@ -1,7 +1,11 @@
 /** Rules between keys (pure), and what must be there on the host. Every refusal names place, key and remedy. */
 import { existsSync, statSync, type Stats } from 'node:fs';
 import { KataError } from '../../base/errors';
-import type { HypervisorConfig, RuntimeConfig } from './types';
+import { HYPERVISOR_KEYS } from './hypervisor-keys';
+import { asksForMore, fieldOf, sameValue, type ConfigValue, type KeySpec } from './schema';
+import { RUNTIME_KEYS } from './section-keys';
+import { SUPPORTED_HYPERVISORS, type HypervisorConfig, type RuntimeConfig } from './types';
+import { parseVerity } from './verity';
 
 /** Fails the check of one key; the place is where the key was set, else the table, else the file. */
 function refuse(config: RuntimeConfig, key: string, what: string, hint: string): never {
@@ -14,6 +18,8 @@ function refuse(config: RuntimeConfig, key: string, what: string, hint: string):
 export function checkRules(config: RuntimeConfig): void {
   const { hypervisor: hv, runtime, factory } = config;
   const hvKey = (key: string): string => `hypervisor.${hv.type}.${key}`;
+  checkRefused(config, `hypervisor.${hv.type}`, HYPERVISOR_KEYS, hv);
+  checkRefused(config, 'runtime', RUNTIME_KEYS, runtime);
   if (hv.type !== 'remote' && hv.type !== 'mock') {
     checkGuest(config, hvKey);
   }
@@ -33,7 +39,30 @@ export function checkRules(config: RuntimeConfig): void {
   if (experimental !== undefined) {
     refuse(config, 'runtime.experimental', `unknown feature "${experimental}"`, 'there are no experimental features: set experimental = []');
   }
+  if (runtime.sandboxBindMounts.length > 0 && hv.sharedFs === 'none') {
+    refuse(config, 'runtime.sandbox_bind_mounts', 'there is no share that the guest could see them in: shared_fs is "none"', 'set sandbox_bind_mounts = [], or shared_fs to "virtio-fs" or "virtio-9p"');
+  }
   checkDevices(config, hvKey);
+  checkPorts(config, hvKey);
+  if (hv.type === 'qemu') {
+    checkQemu(config, hvKey);
+  }
+}
+
+/** Keys that ask for a protection which is not given here: ignoring them would be worse than not starting. */
+function checkRefused(config: RuntimeConfig, table: string, keys: readonly KeySpec[], part: object): void {
+  const values = new Map(Object.entries({ ...('other' in part && typeof part.other === 'object' ? part.other : {}), ...part }));
+  for (const spec of keys) {
+    const value = values.get(fieldOf(spec.key)) ?? values.get(spec.key);
+    if (spec.refusal === undefined || value === undefined || !config.sources.has(`${table}.${spec.key}`)) {
+      continue;
+    }
+    const { values: refused, why, hint } = spec.refusal;
+    const given = value as ConfigValue;
+    if (refused === undefined ? asksForMore(spec, config.hypervisor.type, given) : refused.some((one) => sameValue(one, given))) {
+      refuse(config, `${table}.${spec.key}`, `${JSON.stringify(given)} is refused: ${why}`, hint);
+    }
+  }
 }
 
 function checkGuest(config: RuntimeConfig, hvKey: (key: string) => string): void {
@@ -53,6 +82,70 @@ function checkGuest(config: RuntimeConfig, hvKey: (key: string) => string): void
   if (hv.type === 'clh' && hv.sharedFs === 'virtio-9p') {
     refuse(config, hvKey('shared_fs'), 'Cloud Hypervisor has no virtio-9p', 'use "virtio-fs" or "none"');
   }
+  if (hv.kernelVerityParams !== '') {
+    checkVerity(config, hvKey('kernel_verity_params'), hv.kernelVerityParams);
+    if (hv.image === '') {
+      refuse(config, hvKey('kernel_verity_params'), 'only an image can be verified, and there is none', 'set image instead of initrd, or kernel_verity_params = ""');
+    }
+  }
+  for (const extension of hv.guestExtensionImages) {
+    if ((extension.verity_params ?? '') !== '') {
+      checkVerity(config, hvKey('guest_extension_images'), extension.verity_params ?? '', `verity_params of "${extension.name}": `);
+    }
+  }
+}
+
+function checkVerity(config: RuntimeConfig, key: string, text: string, of = ''): void {
+  try {
+    parseVerity(text);
+  } catch (reason) {
+    const error = KataError.from(reason, '');
+    refuse(config, key, `${of}${reason instanceof Error ? reason.message : String(reason)}`, error.hint ?? 'correct it');
+  }
+}
+
+/** What the other drivers of block devices, and the other machines, would need. */
+function checkQemu(config: RuntimeConfig, hvKey: (key: string) => string): void {
+  const hv = config.hypervisor;
+  const isMicrovm = hv.machineType === 'microvm';
+  const fits = hv.blockDeviceDriver === 'virtio-mmio' ? isMicrovm : hv.blockDeviceDriver === 'virtio-blk-ccw' ? hv.machineType === 's390-ccw-virtio' : hv.blockDeviceDriver !== 'nvdimm';
+  if (!fits) {
+    refuse(config, hvKey('block_device_driver'), `"${hv.blockDeviceDriver}" is not possible with machine_type "${hv.machineType}"`, 'use "virtio-scsi" or "virtio-blk"');
+  }
+  if (hv.enableIommu && isMicrovm) {
+    refuse(config, hvKey('enable_iommu'), 'machine_type "microvm" has no IOMMU', 'use machine_type = "q35", or enable_iommu = false');
+  }
+  const names = new Set<string>();
+  for (const { name } of hv.guestExtensionImages) {
+    if (names.has(name)) {
+      refuse(config, hvKey('guest_extension_images'), `two images are named "${name}"`, 'their names must differ');
+    }
+    names.add(name);
+  }
+}
+
+/** Ports for passed devices, and NUMA nodes: upstream 4.1's rules. */
+function checkPorts(config: RuntimeConfig, hvKey: (key: string) => string): void {
+  const hv = config.hypervisor;
+  const port = (key: string): unknown => hv.other[key] ?? 'no-port';
+  for (const key of ['hot_plug_vfio', 'cold_plug_vfio']) {
+    if (port(key) === 'no-port') {
+      continue;
+    }
+    if (hv.type === 'clh' && port(key) !== 'root-port') {
+      refuse(config, hvKey(key), `Cloud Hypervisor has root ports only, not "${String(port(key))}"`, 'use "root-port" or "no-port"');
+    }
+    if (hv.type === 'qemu' && !['q35', 'virt', 's390-ccw-virtio'].includes(hv.machineType)) {
+      refuse(config, hvKey(key), `machine_type "${hv.machineType}" has no PCIe ports`, 'use machine_type = "q35" (or "virt"), or "no-port"');
+    }
+  }
+  if (port('hot_plug_vfio') !== 'no-port' && port('cold_plug_vfio') !== 'no-port') {
+    refuse(config, hvKey('hot_plug_vfio'), 'hot_plug_vfio and cold_plug_vfio are both set', 'set one of them to "no-port"');
+  }
+  const mapping = hv.other['numa_mapping'];
+  if (hv.other['enable_numa'] === true && Array.isArray(mapping) && mapping.length > 1) {
+    refuse(config, hvKey('numa_mapping'), `${String(mapping.length)} NUMA nodes are not supported: the guest has one`, 'set enable_numa = false, or numa_mapping to one node');
+  }
 }
 
 function checkDevices(config: RuntimeConfig, hvKey: (key: string) => string): void {
@@ -63,21 +156,16 @@ function checkDevices(config: RuntimeConfig, hvKey: (key: string) => string): vo
   if (hv.confidentialGuest && hv.blockDeviceDriver === 'virtio-mmio') {
     refuse(config, hvKey('block_device_driver'), 'a confidential guest may not use virtio-mmio', 'use "virtio-scsi" or "virtio-blk"');
   }
-  const sector = (key: string): number => {
-    const value = Number(hv.other[key] ?? 0);
+  const sector = (key: string, value: number): number => {
     if (value !== 0 && (value < 512 || value > 65536 || (value & (value - 1)) !== 0)) {
       refuse(config, hvKey(key), `${String(value)} is no sector size`, 'use 0 or a power of two from 512 to 65536');
     }
     return value;
   };
-  const logical = sector('block_device_logical_sector_size');
-  const physical = sector('block_device_physical_sector_size');
+  const logical = sector('block_device_logical_sector_size', hv.blockDeviceLogicalSectorSize);
+  const physical = sector('block_device_physical_sector_size', hv.blockDevicePhysicalSectorSize);
   if (logical > 0 && physical > 0 && logical > physical) {
     refuse(config, hvKey('block_device_logical_sector_size'), `is more than the physical sector size, ${String(physical)}`, 'lower it');
-  }
-  const [hot, cold] = [hv.other['hot_plug_vfio'] ?? 'no-port', hv.other['cold_plug_vfio'] ?? 'no-port'];
-  if (hot !== 'no-port' && cold !== 'no-port') {
-    refuse(config, hvKey('hot_plug_vfio'), 'hot_plug_vfio and cold_plug_vfio are both set', 'set one of them to "no-port"');
   }
   if ((hv.other['snp_id_block'] === undefined) !== (hv.other['snp_id_auth'] === undefined)) {
     refuse(config, hvKey(hv.other['snp_id_block'] === undefined ? 'snp_id_auth' : 'snp_id_block'), 'needs the other of snp_id_block and snp_id_auth', 'set both or none');
@@ -89,7 +177,7 @@ export const KNOWN_VIRTIOFSD: readonly string[] = ['/usr/libexec/virtiofsd', '/u
 
 /**
  * Looks at the files that the configuration names. Returns the configuration with virtio_fs_daemon filled in, and with
- * a warning for an image that is larger than the memory. Not for `remote` and `mock`, which have no assets.
+ * a warning for an image that is larger than the memory. `mock` has no assets. Unimplemented for a VMM without a driver.
  */
 export function checkFiles(config: RuntimeConfig, knownDaemons: readonly string[] = KNOWN_VIRTIOFSD): RuntimeConfig {
   const hv = config.hypervisor;
@@ -97,7 +185,12 @@ export function checkFiles(config: RuntimeConfig, knownDaemons: readonly string[
     fileOf(config, 'runtime.sandbox_bind_mounts', source, false);
   }
   checkBaseNames(config);
-  if (hv.type === 'remote' || hv.type === 'mock') {
+  if (!SUPPORTED_HYPERVISORS.includes(hv.type)) {
+    throw new KataError('Unimplemented', `check configuration ${config.sources.get(`hypervisor.${hv.type}`) ?? config.path}: hypervisor ${hv.type} is not supported yet`, {
+      hint: `use one of ${SUPPORTED_HYPERVISORS.join(', ')}: [hypervisor.<name>]`,
+    });
+  }
+  if (hv.type === 'mock') {
     return config;
   }
   const key = (name: string): string => `hypervisor.${hv.type}.${name}`;
@@ -109,11 +202,15 @@ export function checkFiles(config: RuntimeConfig, knownDaemons: readonly string[
     ['firmware_volume', hv.firmwareVolume],
     ['jailer_path', typeof jailer === 'string' ? jailer : ''],
     ...hv.pflashes.map((path): [string, string] => ['pflashes', path]),
+    ...hv.guestExtensionImages.map(({ path }): [string, string] => ['guest_extension_images', path]),
   ];
   for (const [name, path] of assets) {
     if (path !== '') {
       fileOf(config, key(name), path, true);
     }
+  }
+  if (hv.fileMemBackend !== '' && !fileOf(config, key('file_mem_backend'), hv.fileMemBackend, false).isDirectory()) {
+    refuse(config, key('file_mem_backend'), `${hv.fileMemBackend} is not a folder`, 'name a folder, such as /dev/shm');
   }
   const warnings = [...config.warnings];
   checkRootSize(config, hv, warnings);

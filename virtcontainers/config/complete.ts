@@ -1,4 +1,5 @@
 /** Checked values to the whole configuration: defaults and clamps. Pure; nothing of the file system is looked at. */
+import { isPattern, mergeParams } from './annotation-values';
 import { HYPERVISOR_FIELDS, HYPERVISOR_KEYS } from './hypervisor-keys';
 import { archMaxVcpus, type HostFacts } from './host-facts';
 import type { GivenValue, Layers } from './layers';
@@ -8,6 +9,7 @@ import type { AgentConfig, FactoryConfig, HypervisorConfig, HypervisorType, Runt
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 const MAX_BRIDGES = 5;
+const MAX_PCIE_PORTS = 16;
 const MIN_MEMORY_MIB = 256;
 const DEFAULT_MEMORY_MIB = 2048;
 
@@ -16,6 +18,9 @@ export function completeConfig(layers: Layers, path: string, dropIns: readonly s
   const { type } = layers;
   const warnings = [...layers.warnings];
   const hypervisor = section(HYPERVISOR_KEYS, HYPERVISOR_FIELDS, layers.hypervisor, type) as unknown as HypervisorConfig;
+  for (const pattern of hypervisor.enableAnnotations.filter((one) => !isPattern(one))) {
+    warnings.push(`hypervisor.${type}.enable_annotations (${layers.hypervisor.get('enable_annotations')?.where ?? path}): ${JSON.stringify(pattern)} is no regular expression, it matches nothing`);
+  }
   const factory = section(FACTORY_KEYS, FACTORY_FIELDS, layers.factory, type) as unknown as FactoryConfig;
   if (factory.enableTemplate && hypervisor.sharedFs.startsWith('virtio-fs')) {
     warnings.push(`factory.enable_template with shared_fs = "${hypervisor.sharedFs}": each sandbox gets a copy of the template's memory, which costs time and memory; shared_fs = "virtio-9p", or "none" with a block device snapshotter, shares it`);
@@ -70,6 +75,14 @@ export function normaliseHypervisor(given: HypervisorConfig, host: HostFacts, wa
   const hv: Mutable<HypervisorConfig> = { ...given };
   sizeCpus(hv, host, warnings);
   sizeMemory(hv, host, warnings);
+  if (host.fips === true) {
+    // Last of all, so that neither file nor annotation takes it away.
+    hv.kernelParams = mergeParams(hv.kernelParams, 'fips=1');
+  }
+  if (hv.pcieRootPort > MAX_PCIE_PORTS) {
+    warnings.push(`hypervisor.${hv.type}.pcie_root_port = ${String(hv.pcieRootPort)} is more than ${String(MAX_PCIE_PORTS)}: ${String(MAX_PCIE_PORTS)} is used`);
+    hv.pcieRootPort = MAX_PCIE_PORTS;
+  }
   if (hv.defaultBridges > MAX_BRIDGES) {
     warnings.push(`hypervisor.${hv.type}.default_bridges = ${String(hv.defaultBridges)} is more than ${String(MAX_BRIDGES)}: ${String(MAX_BRIDGES)} is used`);
     hv.defaultBridges = MAX_BRIDGES;
@@ -140,7 +153,7 @@ function limitOthers(hv: HypervisorConfig, warnings: string[]): Readonly<Record<
     }
   };
   cap('hypervisor_loglevel', 3);
-  cap('pcie_switch_port', 16);
+  cap('pcie_switch_port', MAX_PCIE_PORTS);
   for (const what of ['disk_rate_limiter_bw', 'disk_rate_limiter_ops', 'net_rate_limiter_bw', 'net_rate_limiter_ops']) {
     const burst = `${what}_one_time_burst`;
     if (Number(other[burst] ?? 0) !== 0 && Number(other[`${what}_max_rate`] ?? 0) === 0) {

@@ -8,6 +8,8 @@ export interface HostFacts {
   readonly memoryMiB: number;
   /** As process.arch. */
   readonly arch: string;
+  /** The kernel of the host is in FIPS mode: so must be the guest's. Absent: no. */
+  readonly fips?: boolean;
 }
 
 /** Most vCPUs that a VMM can give a guest, by architecture. */
@@ -34,7 +36,7 @@ let known: HostFacts | undefined;
 
 /** The facts of this host, read once. The affinity of the process does not count: VMs outlive it. */
 export function hostFacts(): HostFacts {
-  known ??= { cpus: onlineCpus(), memoryMiB: Math.floor(totalmem() / 1048576), arch: process.arch };
+  known ??= { cpus: onlineCpus(), memoryMiB: Math.floor(totalmem() / 1048576), arch: process.arch, fips: inFipsMode() };
   return known;
 }
 
@@ -48,4 +50,13 @@ function onlineCpus(): number {
     // no sysfs: ask libuv below
   }
   return Math.max(1, cpus().length);
+}
+
+/** Absent and unreadable mean no: kernels without the crypto sysctl have no such mode. */
+function inFipsMode(): boolean {
+  try {
+    return readFileSync('/proc/sys/crypto/fips_enabled', 'utf8').trim() === '1';
+  } catch {
+    return false;
+  }
 }

@@ -3,6 +3,7 @@ import type { HypervisorConfig } from './types';
 import { defineKey, defineKeys, INT32, UINT64, type KeySpec } from './schema';
 
 const NO_VFIO = 'device pass-through comes later';
+const NO_TEE = { why: 'the guest would not be protected: confidential guests (TDX, SEV, SNP, SE) are not supported', hint: 'remove it to run an ordinary virtual machine' } as const;
 const PORTS = ['no-port', 'bridge-port', 'root-port', 'switch-port'] as const;
 
 const QEMU_BY_ARCH: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64', ppc64: 'ppc64', s390x: 's390x' };
@@ -29,7 +30,7 @@ const ASSETS: readonly KeySpec[] = [
   defineKey('image', 'string', 'all', 'guest root file system image; exactly one of image and initrd'),
   defineKey('initrd', 'string', 'QCFDSM', 'guest initrd; exactly one of image and initrd'),
   defineKey('firmware', 'string', 'QCFA', 'guest firmware; must exist if set'),
-  defineKey('firmware_volume', 'string', 'Q', 'UEFI variables file'),
+  defineKey('firmware_volume', 'string', 'Q', 'UEFI variables file; only TDX reads it, as upstream', { status: 'ignored' }),
   defineKey('pflashes', 'strings', 'Q', 'parallel flash images; each must exist'),
   defineKey('rootfs_type', 'string', 'all', 'file system of `image`', { default: 'ext4', choices: ['ext4', 'xfs', 'erofs'], since: '4.1' }),
   defineKey('enable_annotations', 'strings', 'all', 'patterns (whole name) of the hypervisor annotations that pods may set'),
@@ -53,7 +54,7 @@ const MACHINE: readonly KeySpec[] = [
   defineKey('enable_hugepages', 'boolean', 'QCFA', 'memory from huge pages'),
   defineKey('file_mem_backend', 'string', 'QC', 'folder for memory files; /dev/shm by itself with virtio-fs', { removed: 'gone in 4.1' }),
   defineKey('valid_file_mem_backends', 'strings', 'QC', 'globs of what annotation `file_mem_backend` may name', { removed: 'gone in 4.1' }),
-  defineKey('reclaim_guest_freed_memory', 'boolean', 'QC', 'give freed guest memory back (balloon)', { since: '4.1', status: 'later' }),
+  defineKey('reclaim_guest_freed_memory', 'boolean', 'QC', 'give freed guest memory back (balloon)', { since: '4.1' }),
 ];
 
 const STORAGE: readonly KeySpec[] = [
@@ -62,6 +63,7 @@ const STORAGE: readonly KeySpec[] = [
     default: 'virtio-fs',
     defaults: { firecracker: 'none', acrn: 'none', remote: 'none' },
     choices: ['virtio-fs', 'virtio-9p', 'virtio-fs-nydus', 'none'],
+    refusal: { values: ['virtio-fs-nydus'], why: 'nydus is not supported', hint: 'use "virtio-fs", "virtio-9p" or "none"' },
   }),
   defineKey('virtio_fs_daemon', 'string', 'QC', 'virtiofsd program; looked up in the known places if absent'),
   defineKey('valid_virtio_fs_daemon_paths', 'strings', 'QC', 'globs of what annotation `virtio_fs_daemon` may name'),
@@ -80,12 +82,12 @@ const STORAGE: readonly KeySpec[] = [
   defineKey('block_device_cache_direct', 'boolean', 'QC', 'bypass the host page cache'),
   defineKey('block_device_cache_noflush', 'boolean', 'QC', 'ignore flush requests'),
   defineKey('enable_iothreads', 'boolean', 'QCF', 'own I/O thread for virtio-scsi'),
-  ...defineKeys({ status: 'later', since: '4.1' }, [
-    defineKey('indep_iothreads', 'integer', 'QCF', 'I/O threads for hot-plugged disks'),
+  ...defineKeys({ since: '4.1' }, [
+    defineKey('indep_iothreads', 'integer', 'QCF', 'I/O threads for hot-plugged virtio-blk disks, taken in turn', { max: 1024 }),
     defineKey('block_device_logical_sector_size', 'integer', 'QS', '0, or a power of two from 512 to 65536', { max: 65536, unit: 'bytes' }),
     defineKey('block_device_physical_sector_size', 'integer', 'QS', '0, or a power of two from 512 to 65536', { max: 65536, unit: 'bytes' }),
-    defineKey('vhost_user_reconnect_timeout_sec', 'integer', 'Q', 'reconnect to a vhost-user back end', { unit: 's' }),
-    defineKey('guest_extension_images', 'tables', 'Q', 'more read-only images: {name, path, verity_params}'),
+    defineKey('guest_extension_images', 'tables', 'Q', 'more read-only images for the agent: {name, path, verity_params}'),
+    defineKey('vhost_user_reconnect_timeout_sec', 'integer', 'Q', 'reconnect to a vhost-user back end', { unit: 's', status: 'later' }),
   ]),
   ...defineKeys({ status: 'later' }, [
     defineKey('enable_vhost_user_store', 'boolean', 'Q', 'vhost-user devices; needs enable_hugepages'),
@@ -97,49 +99,60 @@ const STORAGE: readonly KeySpec[] = [
 
 const BEHAVIOUR: readonly KeySpec[] = [
   defineKey('enable_debug', 'boolean', 'all', 'debug output of VMM and guest kernel'),
-  defineKey('disable_nesting_checks', 'boolean', 'QCFA', 'act as on bare metal', { status: 'ignored' }),
+  defineKey('disable_nesting_checks', 'boolean', 'QCFA', 'act as on bare metal: PCI devices with the modern interface, too'),
   defineKey('disable_image_nvdimm', 'boolean', 'Q', 'image by virtio-blk instead of NVDIMM'),
-  defineKey('disable_vhost_net', 'boolean', 'QCFA', 'no in-kernel virtio-net back end (always so with clh and firecracker)', { status: 'later', inert: [true] }),
+  defineKey('disable_vhost_net', 'boolean', 'QCFA', 'no in-kernel virtio-net back end: there never is one here', { status: 'ignored', inert: [true] }),
   defineKey('entropy_source', 'string', 'all', 'source of the guest random device', { default: '/dev/urandom' }),
   defineKey('valid_entropy_sources', 'strings', 'QCFA', 'globs of what annotation `entropy_source` may name'),
-  defineKey('guest_hook_path', 'string', 'QCFA', 'folder of OCI hooks in the guest', { status: 'later' }),
+  defineKey('guest_hook_path', 'string', 'QCFA', 'folder of OCI hooks in the guest'),
   defineKey('use_legacy_serial', 'boolean', 'Q', 'guest console on a legacy serial port'),
-  defineKey('extra_monitor_socket', 'string', 'Q', 'second monitor with enable_debug', { since: '4.1', choices: ['hmp', 'qmp', 'qmp-pretty'], status: 'later' }),
-  defineKey('hypervisor_loglevel', 'integer', 'QCS', 'log level of the VMM, 1 to 3', { since: '4.1', default: 1, status: 'later' }),
+  defineKey('extra_monitor_socket', 'string', 'Q', 'second monitor with enable_debug', { since: '4.1', choices: ['hmp', 'qmp', 'qmp-pretty'] }),
+  defineKey('hypervisor_loglevel', 'integer', 'QCS', 'log level of Cloud Hypervisor, 1 to 3', { since: '4.1', default: 1, status: 'ignored' }),
+  ...defineKeys({ status: 'refused' }, [
+    defineKey('confidential_guest', 'boolean', 'QC', 'TEE guest: memory that the host cannot read', { refusal: NO_TEE }),
+    defineKey('rootless', 'boolean', 'QC', 'VMM as an unprivileged user', {
+      refusal: { why: 'the VMM would run as root all the same: not supported', hint: 'set rootless = false' },
+    }),
+  ]),
+  defineKey('enable_iommu', 'boolean', 'Q', 'virtual IOMMU; q35 only'),
+  defineKey('enable_iommu_platform', 'boolean', 'Q', 'iommu_platform=on; on s390x (CCW) only, as upstream', { status: 'ignored' }),
+  defineKey('pcie_root_port', 'integer', 'QC', 'PCIe root ports, at most 16'),
   ...defineKeys({ status: 'later' }, [
-    defineKey('confidential_guest', 'boolean', 'QC', 'TEE guest: no hot-plug, no NVDIMM'),
-    defineKey('rootless', 'boolean', 'QC', 'VMM as an unprivileged user'),
-    defineKey('enable_iommu', 'boolean', 'Q', 'virtual IOMMU'),
-    defineKey('enable_iommu_platform', 'boolean', 'Q', 'iommu_platform=on (CCW)'),
     defineKey('hotplug_vfio_on_root_bus', 'boolean', 'QC', NO_VFIO, { removed: 'gone in 4.1: hot_plug_vfio' }),
-    defineKey('pcie_root_port', 'integer', 'QC', `PCIe root ports; ${NO_VFIO}`),
     defineKey('guest_memory_dump_path', 'string', 'Q', 'folder for a dump of a panicked guest'),
     defineKey('guest_memory_dump_paging', 'boolean', 'Q', 'translate guest addresses in the dump'),
     defineKey('rx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic to the guest', { max: UINT64, unit: 'bit/s' }),
     defineKey('tx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic from the guest', { max: UINT64, unit: 'bit/s' }),
   ]),
   defineKey('disable_selinux', 'boolean', 'QCFA', 'no SELinux label on the VMM', { status: 'later', inert: [true] }),
-  defineKey('disable_guest_selinux', 'boolean', 'QCS', 'no SELinux in the guest', { since: '4.1', status: 'later', inert: [true] }),
+  defineKey('disable_guest_selinux', 'boolean', 'QCS', 'no SELinux in the guest', {
+    since: '4.1',
+    status: 'refused',
+    inert: [true],
+    refusal: { values: [false], why: 'containers would run without SELinux all the same: not supported in the guest', hint: 'set disable_guest_selinux = true' },
+  }),
 ];
 
-const NEWER: readonly KeySpec[] = defineKeys({ since: '4.1', status: 'later' }, [
-  defineKey('kernel_verity_params', 'string', 'QCFDS', 'dm-verity of `image`: root_hash=...,salt=...,data_blocks=...'),
-  defineKey('enable_numa', 'boolean', 'Q', 'NUMA nodes in the guest'),
-  defineKey('numa_mapping', 'strings', 'Q', 'host nodes of the guest nodes'),
-  defineKey('hot_plug_vfio', 'string', 'QC', NO_VFIO, { default: 'no-port', choices: PORTS }),
-  defineKey('cold_plug_vfio', 'string', 'QC', NO_VFIO, { default: 'no-port', choices: PORTS }),
-  defineKey('pcie_switch_port', 'integer', 'QC', `PCIe switch ports; ${NO_VFIO}`),
-  defineKey('sev_snp_guest', 'boolean', 'Q', 'SEV-SNP guest'),
-  defineKey('snp_id_block', 'string', 'Q', 'SNP id block; together with snp_id_auth'),
-  defineKey('snp_id_auth', 'string', 'Q', 'SNP id authentication; together with snp_id_block'),
-  defineKey('snp_guest_policy', 'integer', 'Q', 'SNP guest policy', { max: UINT64 }),
-  defineKey('measurement_algo', 'string', 'QC', 'hash of launch measurements', { default: 'sha512', choices: ['sha256', 'sha384', 'sha512'] }),
-  defineKey('tdx_quote_generation_service_socket_port', 'integer', 'Q', 'vsock port of the TDX quote service'),
-  defineKey('remote_hypervisor_socket', 'string', 'R', 'socket of the cloud adaptor', { default: '/run/peerpod/hypervisor.sock' }),
-  defineKey('remote_hypervisor_timeout', 'integer', 'R', 'for its answers', { default: 600, unit: 's' }),
-  defineKey('default_gpus', 'integer', 'R', 'GPUs of a remote VM'),
-  defineKey('default_gpu_model', 'string', 'R', 'GPU model of a remote VM'),
-]);
+const NEWER: readonly KeySpec[] = [
+  defineKey('kernel_verity_params', 'string', 'QCFDS', 'dm-verity of `image`: root_hash=...,salt=...,data_blocks=...,data_block_size=...,hash_block_size=...', { since: '4.1' }),
+  defineKey('sev_snp_guest', 'boolean', 'Q', 'SEV-SNP guest', { since: '4.1', status: 'refused', refusal: NO_TEE }),
+  ...defineKeys({ since: '4.1', status: 'later' }, [
+    defineKey('enable_numa', 'boolean', 'Q', 'NUMA nodes in the guest'),
+    defineKey('numa_mapping', 'strings', 'Q', 'host nodes of the guest nodes'),
+    defineKey('hot_plug_vfio', 'string', 'QC', NO_VFIO, { default: 'no-port', choices: PORTS }),
+    defineKey('cold_plug_vfio', 'string', 'QC', NO_VFIO, { default: 'no-port', choices: PORTS }),
+    defineKey('pcie_switch_port', 'integer', 'QC', `PCIe switch ports; ${NO_VFIO}`),
+    defineKey('snp_id_block', 'string', 'Q', 'SNP id block; together with snp_id_auth'),
+    defineKey('snp_id_auth', 'string', 'Q', 'SNP id authentication; together with snp_id_block'),
+    defineKey('snp_guest_policy', 'integer', 'Q', 'SNP guest policy', { max: UINT64 }),
+    defineKey('measurement_algo', 'string', 'QC', 'hash of launch measurements', { default: 'sha512', choices: ['sha256', 'sha384', 'sha512'] }),
+    defineKey('tdx_quote_generation_service_socket_port', 'integer', 'Q', 'vsock port of the TDX quote service'),
+    defineKey('remote_hypervisor_socket', 'string', 'R', 'socket of the cloud adaptor', { default: '/run/peerpod/hypervisor.sock' }),
+    defineKey('remote_hypervisor_timeout', 'integer', 'R', 'for its answers', { default: 600, unit: 's' }),
+    defineKey('default_gpus', 'integer', 'R', 'GPUs of a remote VM'),
+    defineKey('default_gpu_model', 'string', 'R', 'GPU model of a remote VM'),
+  ]),
+];
 
 const OTHER_VMMS: readonly KeySpec[] = defineKeys({ status: 'later' }, [
   defineKey('jailer_path', 'string', 'F', 'jailer program; absent: no jailer'),
@@ -186,6 +199,7 @@ const FIELDS: Readonly<Record<keyof Omit<HypervisorConfig, 'type' | 'other'>, tr
   enableDebug: true, disableNestingChecks: true, disableImageNvdimm: true, hotplugVfioOnRootBus: true, pcieRootPort: true,
   disableVhostNet: true, entropySource: true, guestHookPath: true, rxRateLimiterMaxRate: true, txRateLimiterMaxRate: true,
   guestMemoryDumpPath: true, guestMemoryDumpPaging: true, enableGuestSwap: true, useLegacySerial: true, disableSelinux: true,
-  extraMonitorSocket: true, rootfsType: true, reclaimGuestFreedMemory: true, accelerator: true, agentChannel: true, bootTimeout: true,
+  extraMonitorSocket: true, rootfsType: true, reclaimGuestFreedMemory: true, kernelVerityParams: true, guestExtensionImages: true,
+  indepIothreads: true, blockDeviceLogicalSectorSize: true, blockDevicePhysicalSectorSize: true, accelerator: true, agentChannel: true, bootTimeout: true,
 };
 export const HYPERVISOR_FIELDS: ReadonlySet<string> = new Set(Object.keys(FIELDS));

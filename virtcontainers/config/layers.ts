@@ -1,7 +1,7 @@
 /** Files to checked values: every key of the main file and its drop-ins, the later file wins per key. */
 import { KataError } from '../../base/errors';
 import { HYPERVISOR_KEYS } from './hypervisor-keys';
-import { checkValue, defaultOf, isZero, LETTER, nearest, sameValue, type ConfigValue, type KeySpec } from './schema';
+import { asksForMore, checkValue, LETTER, nearest, type ConfigValue, type KeySpec } from './schema';
 import { AGENT_KEYS, FACTORY_KEYS, OLD_SECTIONS, RUNTIME_KEYS } from './section-keys';
 import type { TomlFile } from './toml-file';
 import type { HypervisorType } from './types';
@@ -49,6 +49,7 @@ export function mergeFiles(files: readonly TomlFile[]): Layers {
   const warnings: string[] = [];
   const sections = { hypervisor: new Map<string, Given>(), agent: new Map<string, Given>(), factory: new Map<string, Given>(), runtime: new Map<string, Given>() };
   for (const file of files) {
+    refuseRuntimeRs(file);
     for (const [name, table] of entriesOf(file, file.root, '')) {
       if (name === 'hypervisor' || name === 'agent') {
         for (const [instance, keys] of Object.entries(asTable(table, name, file))) {
@@ -115,7 +116,24 @@ function otherSection(name: string, file: TomlFile, warnings: string[]): void {
   warnings.push(`[${name}] (${file.where(name)}) is ignored: ${old}`);
 }
 
-const RUNTIME_RS_KEYS = new Set(['hypervisor_name', 'agent_name', 'dial_timeout_ms', 'reconnect_timeout_ms', 'factory']);
+/**
+ * The Rust runtime has a schema of its own below the same names, with keys that this one cannot have: said once, instead
+ * of for the first of its keys that is not known here.
+ */
+function refuseRuntimeRs(file: TomlFile): void {
+  const runtime = entriesOf(file, file.root, '').find(([name]) => name === 'runtime')?.[1];
+  const keys = typeof runtime === 'object' && runtime !== null ? Object.keys(runtime).map((key) => key.toLowerCase()) : [];
+  const sign = RUNTIME_RS_SIGNS.find((key) => keys.includes(key));
+  if (sign !== undefined) {
+    throw new KataError('InvalidArgument', `read configuration ${file.where(`runtime.${sign}`)}: runtime.${sign}: this is a configuration of the Rust runtime (runtime-rs), whose keys differ`, {
+      hint: 'use the configuration of the Go runtime: configuration-qemu.toml without "runtime-rs" in its path',
+    });
+  }
+}
+
+/** Keys of [runtime] that every configuration of runtime-rs has, and none of the Go runtime. */
+const RUNTIME_RS_SIGNS = ['hypervisor_name', 'agent_name', 'name'] as const;
+const RUNTIME_RS_KEYS = new Set(['dial_timeout_ms', 'reconnect_timeout_ms', 'cdh_api_timeout_ms', 'factory', 'mem_agent', 'vm_rootfs_driver', 'seccomp_sandbox', 'queue_size', 'num_queues', 'network_queues', 'log_level', 'overhead_vcpus', 'overhead_memory']);
 
 function mergeKeys(section: SectionName, full: string, table: Readonly<Record<string, unknown>>, file: TomlFile, into: Given, sources: Map<string, string>): void {
   checkInstance(section, full, file);
@@ -167,11 +185,6 @@ function onlyAgent(names: readonly string[], sources: ReadonlyMap<string, string
   return names[0] ?? 'kata';
 }
 
-/** Templates of upstream spell every key out: only values that ask for something are worth a sentence. */
-export function asksForMore(spec: KeySpec, type: HypervisorType, value: ConfigValue): boolean {
-  return !(isZero(value) || sameValue(value, defaultOf(spec, type)) || (spec.inert ?? []).some((inert) => sameValue(inert, value)));
-}
-
 /** Where the key's readers are known well enough to say that one does not read it. */
 const STRICT_READERS: ReadonlySet<HypervisorType> = new Set(['qemu', 'clh', 'firecracker', 'acrn']);
 
@@ -184,9 +197,9 @@ function unsupported(layers: Omit<Layers, 'sources' | 'warnings'>): string[] {
       if (spec === undefined || !asksForMore(spec, layers.type, value)) {
         continue;
       }
-      if (spec.status !== 'yes') {
+      if (spec.status === 'later' || spec.status === 'ignored') {
         warnings.push(`${name}.${key} (${where}) ${spec.status === 'later' ? 'is not supported yet' : 'has no effect'}${spec.removed === undefined ? '' : `; upstream: ${spec.removed}`}`);
-      } else if (section === 'hypervisor' && spec.readBy !== 'all' && STRICT_READERS.has(layers.type) && !spec.readBy.includes(LETTER[layers.type])) {
+      } else if (spec.status === 'yes' && section === 'hypervisor' && spec.readBy !== 'all' && STRICT_READERS.has(layers.type) && !spec.readBy.includes(LETTER[layers.type])) {
         warnings.push(`${name}.${key} (${where}) has no effect: ${layers.type} does not read it`);
       }
     }

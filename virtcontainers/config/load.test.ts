@@ -103,6 +103,12 @@ test('files that are missing, empty, folders or not absolute are named with thei
     }
     put('configuration.toml', `${table}pflashes = ["${gone}"]`);
     fails(() => load(), 'InvalidArgument', /pflashes: file/);
+    put('configuration.toml', `${table}guest_extension_images = [{ name = "a", path = "${gone}" }]`);
+    fails(() => load(), 'InvalidArgument', /guest_extension_images: file/);
+    put('configuration.toml', `${table}file_mem_backend = "${gone}"`);
+    fails(() => load(), 'InvalidArgument', /file_mem_backend: file .* does not exist/);
+    put('configuration.toml', `${table}file_mem_backend = "${join(folder, 'kernel')}"`.replace('/kernel"', '/vmlinux"'));
+    fails(() => load(), 'InvalidArgument', /vmlinux is not a folder/);
     put('configuration.toml', `${table}firmware = "relative"`);
     fails(() => load(), 'InvalidArgument', /not an absolute path/);
     put('configuration.toml', `${table}firmware = "${folder}"`);
@@ -153,12 +159,13 @@ test('a file that is too large or binary is refused', () =>
     fails(() => load(), 'InvalidArgument', /not valid TOML/);
   }));
 
-test('mock and remote have no assets to look for', () =>
+test('mock has no assets to look for; a VMM without a driver is refused before its files are looked for', () =>
   inPlace(({ load, put }) => {
     put('configuration.toml', '[hypervisor.mock]\n');
     assert.equal(load().hypervisor.type, 'mock');
     put('configuration.toml', '[hypervisor.remote]\n');
-    assert.equal(load().hypervisor.other['remote_hypervisor_timeout'], 600);
+    assert.throws(() => load(), (error) => (isCode(error, 'Unimplemented') && /configuration.toml:1: hypervisor remote is not supported yet \(use one of qemu, mock/.test(describeError(error))) || assert.fail(describeError(error)));
+    assert.equal(load({ checkFiles: false }).hypervisor.other['remote_hypervisor_timeout'], 600);
   }));
 
 test('kernel parameters of runtime and agent come in the order of upstream', () => {

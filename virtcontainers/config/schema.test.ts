@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { describeError, isCode, KataError } from '../../base/errors';
 import { HYPERVISOR_FIELDS, HYPERVISOR_KEYS } from './hypervisor-keys';
+import { normaliseHypervisor } from './complete';
 import { countCpus } from './host-facts';
+import { checkRules } from './checks';
 import { parseConfig } from './load';
 import { defaultOf, fieldOf, INT32, nearest, UINT32, type ConfigValue, type KeySpec } from './schema';
 import { AGENT_FIELDS, AGENT_KEYS, FACTORY_FIELDS, FACTORY_KEYS, RUNTIME_FIELDS, RUNTIME_KEYS } from './section-keys';
@@ -69,7 +71,7 @@ test('every default is the one of the tables', { skip: process.arch === 'x64' ? 
 function good(spec: KeySpec): string {
   switch (spec.kind) {
     case 'string':
-      return JSON.stringify(spec.choices?.at(-1) ?? '/some/where');
+      return JSON.stringify(spec.key === 'block_device_driver' ? 'virtio-blk' : (spec.choices?.at(-1) ?? '/some/where'));
     case 'boolean':
       return 'true';
     case 'integer':
@@ -99,11 +101,13 @@ function bad(spec: KeySpec): string[] {
 }
 
 /** Keys whose good value breaks a rule between keys. */
-const RULES = new Set(['image', 'disable_new_netns', 'enable_template', 'experimental', 'enable_vhost_user_store', 'block_device_logical_sector_size', 'block_device_physical_sector_size', 'snp_id_block', 'snp_id_auth', 'initrd']);
+const RULES = new Set(['image', 'disable_new_netns', 'enable_template', 'experimental', 'enable_vhost_user_store', 'block_device_logical_sector_size', 'block_device_physical_sector_size', 'snp_id_block', 'snp_id_auth', 'initrd', 'kernel_verity_params']);
+/** Asks for a protection that is not given: refused on their own, see below. */
+const isRefused = (spec: KeySpec): boolean => spec.status === 'refused';
 
 test('every key takes a value of its type and says where it comes from', () => {
   for (const [section, keys] of SECTIONS) {
-    for (const spec of keys.filter((candidate) => !RULES.has(candidate.key))) {
+    for (const spec of keys.filter((candidate) => !RULES.has(candidate.key) && !isRefused(candidate))) {
       const initrd = section === 'hypervisor.qemu' ? '\ninitrd = "/i"' : '';
       const config = parse(withLine(section, `${spec.key} = ${good(spec)}${initrd}`));
       assert.match(config.sources.get(`${section}.${spec.key}`) ?? '', /^\/c\.toml:\d+$/, spec.key);
@@ -148,7 +152,8 @@ test('sizes are clamped to the host, and what was put right is told', () => {
   assert.equal(hv('default_vcpus = 1.5').defaultVcpus, 1.5);
   assert.equal(hv('default_maxvcpus = 99').defaultMaxvcpus, 4);
   assert.equal(hv('default_vcpus = 3\ndefault_maxvcpus = 2').defaultMaxvcpus, 3);
-  assert.equal(hv('default_vcpus = 1.5\nconfidential_guest = true').defaultMaxvcpus, 2);
+  assert.equal(normaliseHypervisor({ ...hv('default_vcpus = 1.5'), confidentialGuest: true }, HOST, []).defaultMaxvcpus, 2);
+  assert.equal(hv('pcie_root_port = 17').pcieRootPort, 16);
   assert.equal(hv('default_memory = 255').defaultMemory, 2048);
   assert.equal(hv('default_memory = 256').defaultMemory, 256);
   assert.equal(hv('default_maxmemory = 99999').defaultMaxmemory, 8192);
@@ -168,7 +173,8 @@ test('a misspelt key, table or section is refused with what was meant', () => {
   refused('[hypervisor.qemu]\nkernal = "/k"', /\/c\.toml:2: unknown key "kernal" in \[hypervisor.qemu\] \(did you mean kernel\?\)/);
   refused('[hypervisor.qemu]\ndefault_max_vcpus = 1', /did you mean default_maxvcpus/);
   refused('[hypervisor.qemu]\nfrobnicate = 1', /docs\/configuration.md lists every key/);
-  refused(`${base()}[runtime]\nhypervisor_name = "x"`, /Rust runtime/);
+  refused(`${base()}[runtime]\nhypervisor_name = "x"`, /c.toml:4: runtime.hypervisor_name: this is a configuration of the Rust runtime/);
+  refused(`${base()}[agent.kata]\ndial_timeout_ms = 1`, /c.toml:4: unknown key "dial_timeout_ms" .*Rust runtime/);
   refused('[hypervisor.qemo]\n', /invalid hypervisor section: "qemo" \(did you mean \[hypervisor.qemu\]\?\)/);
   refused('[hypervisor.toString]\n', /invalid hypervisor section: "toString"/);
   refused(`${base()}[runtme]\n`, /\/c\.toml:3: unknown section \[runtme\] \(did you mean \[runtime\]\?\)/);
@@ -186,6 +192,7 @@ test('sections and keys of old versions are accepted, and told once', () => {
 });
 
 test('a key of another VMM has no effect and is told; templates may spell out what changes nothing', () => {
+  assert.deepEqual(parse(`${base()}rootless = false`).warnings, []);
   assert.match(parse(`${base()}disable_seccomp = true\njailer_path = "/j"`).warnings.join('\n'), /disable_seccomp \(\/c.toml:3\) is not supported yet/);
   assert.match(parse(`${base('firecracker')}seccompsandbox = "on"`).warnings.join('\n'), /firecracker does not read it/);
   assert.deepEqual(parse(`${base()}enable_iommu = false\npcie_root_port = 0\nhot_plug_vfio = "no-port"\ndisable_guest_selinux = true\nguest_hook_path = ""`).warnings, []);
@@ -203,7 +210,14 @@ test('rules between keys name the key and the remedy', () => {
   refused(`${base('clh')}[factory]\nvm_cache_number = 1`, /VM cache just supports qemu/);
   refused(`${base()}[runtime]\nexperimental = ["x"]`, /unknown feature "x"/);
   refused(`${base()}enable_vhost_user_store = true`, /needs enable_hugepages/);
-  refused(`${base()}confidential_guest = true\nblock_device_driver = "virtio-mmio"`, /may not use virtio-mmio/);
+  assert.throws(() => { checkRules({ ...parse(base()), hypervisor: { ...parse(base()).hypervisor, confidentialGuest: true, blockDeviceDriver: 'virtio-mmio' } }); }, /may not use virtio-mmio/);
+  for (const driver of ['virtio-mmio', 'nvdimm', 'virtio-blk-ccw']) {
+    refused(`${base()}block_device_driver = "${driver}"`, new RegExp(`/c.toml:3: hypervisor.qemu.block_device_driver: "${driver}" is not possible with machine_type "q35"`));
+  }
+  assert.equal(parse(`${base()}machine_type = "microvm"\nblock_device_driver = "virtio-mmio"`).hypervisor.blockDeviceDriver, 'virtio-mmio');
+  refused(`${base()}machine_type = "microvm"\nenable_iommu = true`, /c.toml:4: hypervisor.qemu.enable_iommu: machine_type "microvm" has no IOMMU/);
+  refused(`${base()}guest_extension_images = [{ name = "a", path = "/1" }, { name = "a", path = "/2" }]`, /two images are named "a"/);
+  refused(`${base()}shared_fs = "none"\n[runtime]\nsandbox_bind_mounts = ["/a"]`, /c.toml:5: runtime.sandbox_bind_mounts: there is no share/);
   refused(`${base()}block_device_logical_sector_size = 1000`, /1000 is no sector size/);
   refused(`${base()}block_device_logical_sector_size = 4096\nblock_device_physical_sector_size = 512`, /more than the physical/);
   refused(`${base()}hot_plug_vfio = "root-port"\ncold_plug_vfio = "root-port"`, /both set/);
@@ -212,6 +226,56 @@ test('rules between keys name the key and the remedy', () => {
   refused('[hypervisor.qemu]\n[hypervisor.clh]', /more than one hypervisor: \[hypervisor.qemu\] \(\/c.toml:1\) and \[hypervisor.clh\] \(\/c.toml:2\)/);
   refused(`${base()}[agent.kata]\n[agent.other]`, /more than one agent/);
   assert.ok(parse(`${base()}[runtime]\ndisable_new_netns = true\ninternetworking_model = "none"`).runtime.disableNewNetns);
+});
+
+test('what asks for a protection that is not given is refused with its place, and is no more than that', () => {
+  const refused = (text: string, pattern: RegExp) => assert.throws(() => parse(text), (error) => (isCode(error, 'InvalidArgument') && pattern.test(describeError(error))) || assert.fail(describeError(error)), text);
+  for (const [section, keys] of SECTIONS) {
+    for (const spec of keys.filter((candidate) => isRefused(candidate) && candidate.refusal?.values === undefined)) {
+      const initrd = section === 'hypervisor.qemu' ? '\ninitrd = "/i"' : '';
+      refused(withLine(section, `${spec.key} = ${good(spec)}${initrd}`), new RegExp(`^check configuration /c.toml:\\d: ${section}.${spec.key}: .* is refused: .*not supported`));
+      const zero = spec.kind === 'boolean' ? 'false' : '""';
+      assert.deepEqual(parse(withLine(section, `${spec.key} = ${zero}${initrd}`)).warnings, [], spec.key);
+    }
+  }
+  assert.deepEqual(SECTIONS.flatMap(([, keys]) => keys.filter(isRefused).map((spec) => spec.key)), ['confidential_guest', 'rootless', 'disable_guest_selinux', 'sev_snp_guest', 'guest_selinux_label', 'experimental_force_guest_pull']);
+  refused(`${base()}disable_guest_selinux = false`, /c.toml:3: hypervisor.qemu.disable_guest_selinux: false is refused: containers would run without SELinux/);
+  refused(`${base()}shared_fs = "virtio-fs-nydus"`, /"virtio-fs-nydus" is refused: nydus is not supported/);
+  refused(`${base()}[runtime]\nemptydir_mode = "block-encrypted"`, /"block-encrypted" is refused/);
+  assert.match(parse(`${base()}[runtime]\nemptydir_mode = "block-plain"`).warnings.join(), /emptydir_mode \(\/c.toml:4\) is not supported yet/);
+});
+
+test('dm-verity parameters are checked before the guest sees them', () => {
+  const hash = 'ab'.repeat(32);
+  const whole = `root_hash=${hash},salt=cd01,data_blocks=100,data_block_size=4096,hash_block_size=4096`;
+  const image = (params: string) => parse(`[hypervisor.qemu]\nimage = "/i"\nkernel_verity_params = ${JSON.stringify(params)}`);
+  assert.equal(image(whole).hypervisor.kernelVerityParams, whole);
+  const refused: readonly [string, RegExp][] = [
+    [whole.replace(hash, 'zz'), /root_hash is not a SHA-256/], [whole.replace('salt=cd01', 'salt=c'), /salt is neither/], [whole.replace(',salt=cd01', ''), /salt is missing/],
+    [whole.replace('=100', '=0'), /data_blocks is no positive/], [whole.replace('hash_block_size=4096', 'hash_block_size=100'), /hash_block_size is no multiple of 512/],
+    [`${whole},x=1`, /"x=1" is not one of its fields/], [`${whole} root=/dev/evil`, /is not one of its fields|no positive/], [`${whole},salt=00`, /not one of its fields/],
+  ];
+  for (const [params, pattern] of refused) {
+    assert.throws(() => image(params), (error) => (isCode(error, 'InvalidArgument') && describeError(error).includes('/c.toml:3: hypervisor.qemu.kernel_verity_params: ') && pattern.test(describeError(error))) || assert.fail(describeError(error)), params);
+  }
+  assert.throws(() => parse(`${base()}kernel_verity_params = "${whole}"`), /only an image can be verified/);
+  assert.throws(() => parse(`${base()}guest_extension_images = [{ name = "a", path = "/p", verity_params = "x" }]`), /guest_extension_images: verity_params of "a": "x" is not one/);
+});
+
+test('ports for passed devices and NUMA nodes follow the rules of upstream 4.1', () => {
+  const refused = (text: string, pattern: RegExp) => assert.throws(() => parse(text), (error) => (isCode(error, 'InvalidArgument') && pattern.test(describeError(error))) || assert.fail(describeError(error)), text);
+  refused(`${base('clh')}hot_plug_vfio = "switch-port"`, /c.toml:3: hypervisor.clh.hot_plug_vfio: Cloud Hypervisor has root ports only/);
+  assert.ok(parse(`${base('clh')}hot_plug_vfio = "root-port"`));
+  refused(`${base()}machine_type = "microvm"\ncold_plug_vfio = "root-port"`, /c.toml:4: hypervisor.qemu.cold_plug_vfio: machine_type "microvm" has no PCIe ports/);
+  refused(`${base()}enable_numa = true\nnuma_mapping = ["0", "1"]`, /c.toml:4: hypervisor.qemu.numa_mapping: 2 NUMA nodes are not supported/);
+  assert.match(parse(`${base()}enable_numa = true`).warnings.join(), /enable_numa \(\/c.toml:3\) is not supported yet/);
+  assert.match(parse(`${base()}pcie_root_port = 20`).warnings.join(), /pcie_root_port = 20 is more than 16/);
+});
+
+test('a host in FIPS mode puts its guests into it, whatever the file says', () => {
+  const fips = { ...HOST, fips: true };
+  assert.equal(parseConfig(`${base()}kernel_params = "fips=0 a"`, '/c', { host: fips }).hypervisor.kernelParams, 'a fips=1');
+  assert.equal(parseConfig(base(), '/c', { host: HOST }).hypervisor.kernelParams, '');
 });
 
 test('a configuration cut off at any place either fails with its place or is a shorter one that passes', () => {

@@ -8,8 +8,19 @@ import type { HypervisorType } from './types';
 export type Kind = 'string' | 'boolean' | 'integer' | 'number' | 'strings' | 'tables';
 export type ConfigValue = string | boolean | number | readonly string[] | readonly Readonly<Record<string, string>>[];
 
-/** `yes`: honoured. `later`: known, checked, reported when set, without effect so far. `ignored`: has no effect here for good. */
-export type KeyStatus = 'yes' | 'later' | 'ignored';
+/**
+ * `yes`: honoured. `later`: known, checked, reported when set, without effect so far. `ignored`: has no effect here for
+ * good, reported when set. `refused`: asks for a protection that is not given here, so the configuration is refused.
+ */
+export type KeyStatus = 'yes' | 'later' | 'ignored' | 'refused';
+
+/** What of a key is refused when the configuration is checked. */
+export interface Refusal {
+  /** These values; absent: whatever asks for more than the default. A value counts only if it was given. */
+  readonly values?: readonly ConfigValue[];
+  readonly why: string;
+  readonly hint: string;
+}
 
 export interface KeySpec {
   readonly key: string;
@@ -31,6 +42,7 @@ export interface KeySpec {
   readonly removed?: string;
   /** Values that mean what we do anyway: no report for them although the key is not supported. */
   readonly inert?: readonly ConfigValue[];
+  readonly refusal?: Refusal;
 }
 
 export const UINT32 = 0xffff_ffff;
@@ -67,6 +79,11 @@ export function isZero(value: ConfigValue): boolean {
 
 export function sameValue(a: ConfigValue, b: ConfigValue): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** Templates of upstream spell every key out: only values that ask for something are worth a sentence. */
+export function asksForMore(spec: KeySpec, type: HypervisorType, value: ConfigValue): boolean {
+  return !(isZero(value) || sameValue(value, defaultOf(spec, type)) || (spec.inert ?? []).some((inert) => sameValue(inert, value)));
 }
 
 /** The default of a key for a hypervisor. */

@@ -3,9 +3,18 @@
  * units and meaning are those of the key (reference cli-and-config.md, sections 2.4 and 2.5).
  */
 export type HypervisorType = 'qemu' | 'clh' | 'firecracker' | 'acrn' | 'dragonball' | 'stratovirt' | 'remote' | 'mock';
+/** Those that have a driver in this version (hypervisor/registry.ts). */
+export const SUPPORTED_HYPERVISORS: readonly HypervisorType[] = ['qemu', 'mock'];
 export type SharedFs = 'virtio-fs' | 'virtio-9p' | 'virtio-fs-nydus' | 'none';
 export type BlockDriver = 'virtio-scsi' | 'virtio-blk' | 'virtio-mmio' | 'nvdimm' | 'virtio-blk-ccw';
 export type NetworkModel = 'tcfilter' | 'macvtap' | 'none';
+
+/** One of `guest_extension_images`: a read-only disk that the agent finds by its name. */
+export interface ExtensionImage {
+  readonly name: string;
+  readonly path: string;
+  readonly verity_params?: string;
+}
 
 /** `[hypervisor.<name>]`. Keys that only other VMMs read are added beside these by the schema. */
 export interface HypervisorConfig {
@@ -80,7 +89,16 @@ export interface HypervisorConfig {
   readonly extraMonitorSocket: string;
   /** ext4, xfs, erofs. */
   readonly rootfsType: string;
+  /** dm-verity of `image`; '' for none. Checked by `parseVerity`. */
+  readonly kernelVerityParams: string;
+  readonly guestExtensionImages: readonly ExtensionImage[];
   readonly reclaimGuestFreedMemory: boolean;
+  /** I/O threads for hot-plugged virtio-blk disks. */
+  readonly indepIothreads: number;
+  /** Bytes; 0: QEMU's default. */
+  readonly blockDeviceLogicalSectorSize: number;
+  /** Bytes; 0: QEMU's default. */
+  readonly blockDevicePhysicalSectorSize: number;
   /** Ours: `auto` (by fact), `kvm`, `tcg`. Key `accelerator`. */
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   /** Ours: `auto` (vsock where the host has it), `vsock`, `serial`. Key `agent_channel`. */

@@ -1,10 +1,7 @@
 /** The one place that names drivers. Each is loaded when it is asked for. */
 import { KataError } from '../../base/errors';
-import type { HypervisorType } from '../config/types';
+import { SUPPORTED_HYPERVISORS, type HypervisorType } from '../config/types';
 import type { HypervisorDriver } from './types';
-
-/** Names of the hypervisors that can be configured in this version. */
-export const SUPPORTED_HYPERVISORS: readonly HypervisorType[] = ['qemu', 'mock'];
 
 /** The driver of a VMM; Unimplemented for those that have none yet. */
 export async function driverFor(type: HypervisorType): Promise<HypervisorDriver> {
