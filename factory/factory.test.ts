@@ -49,6 +49,20 @@ test('a template that is hours old gives the time of now', inWorld(async (world)
   assert.equal(world.clocks.at(-1), world.now);
 }));
 
+test('a clock that was long under way is set again, a few times at most', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  const late = async (...takes: number[]): Promise<number[]> => {
+    const before = [world.clocks.length, world.now] as const;
+    world.clockCallsTake.push(...takes);
+    await factory.getVm(world.spec(`late-${String(takes.length)}`), GO);
+    return world.clocks.slice(before[0]).map((clock) => clock - before[1]);
+  };
+  assert.deepEqual(await late(499), [0]);
+  assert.deepEqual(await late(2000, 30), [0, 2000]);
+  assert.deepEqual(await late(600, 600, 600), [0, 600, 1200]);
+}));
+
 test('a sandbox that wants more gets it added, one that wants less gets the base', inWorld(async (world) => {
   const factory = make(world);
   await factory.getVm(world.spec('big', { vcpus: 3, memoryMiB: 1024 }), GO);

@@ -11,6 +11,9 @@ const SEED_BYTES = 512;
 const DIAL_KVM_MS = 30_000;
 const DIAL_TCG_MS = 60_000;
 const MIB = 1048576n;
+/** So late may the guest's clock be; a second is promised. */
+const CLOCK_LATE_MS = 500;
+const MAX_CLOCK_TRIES = 3;
 
 export type OnAgentCall = NonNullable<ConnectOptions['onCall']>;
 
@@ -49,17 +52,32 @@ export async function resumeAndConnect(vm: Vm, deps: FactoryDeps, options: Conne
   }
 }
 
-/** New random numbers and the host's time, in one flight. An agent without the call for the clock keeps its own. */
-async function makeStranger(agent: AgentClient, deps: FactoryDeps): Promise<void> {
-  const { randomBytes } = await import('node:crypto');
-  const reseeded = agent.reseedRandom(randomBytes(SEED_BYTES));
-  const now = BigInt(Math.round(deps.now() * 1000));
-  const set = agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n).catch((reason: unknown) => {
-    if (!isCode(reason, 'Unimplemented')) {
+/**
+ * Sets the guest's clock. It is late by the time that the call is under way, which on a busy host is long for a clone
+ * that has never run: then once more. An agent without the call keeps its own clock.
+ */
+async function setClock(agent: AgentClient, deps: FactoryDeps): Promise<void> {
+  for (let tries = 0; tries < MAX_CLOCK_TRIES; tries++) {
+    const began = deps.now();
+    const now = BigInt(Math.round(began * 1000));
+    try {
+      await agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n);
+    } catch (reason) {
+      if (isCode(reason, 'Unimplemented')) {
+        return;
+      }
       throw reason;
     }
-  });
-  await Promise.all([reseeded, set]);
+    if (deps.now() - began <= CLOCK_LATE_MS) {
+      return;
+    }
+  }
+}
+
+/** New random numbers and the host's time, in one flight. */
+async function makeStranger(agent: AgentClient, deps: FactoryDeps): Promise<void> {
+  const { randomBytes } = await import('node:crypto');
+  await Promise.all([agent.reseedRandom(randomBytes(SEED_BYTES)), setClock(agent, deps)]);
 }
 
 /** A share of virtio-fs cannot be saved or handed over: it is attached when the VM runs. The guest waits for it. */

@@ -141,6 +141,7 @@ export class FakeVm implements Vm {
       },
       setGuestDateTime: ({ sec, usec }) => {
         this.world.clocks.push(Number(sec) * 1000 + Number(usec) / 1000);
+        this.world.now += this.world.clockCallsTake.shift() ?? 0;
         return note('clock')();
       },
       getGuestDetails: () => ({ memBlockSizeBytes: 134217728n, agentDetails: undefined, supportMemHotplugProbe: false }),
@@ -162,6 +163,8 @@ export class FactoryWorld {
   readonly templatePath = join(this.root, 'template');
   beforeStart: (vm: FakeVm) => Promise<void> = () => Promise.resolve();
   now = 1_700_000_000_123;
+  /** By how many milliseconds `now` moves while each of the next calls that set the clock is under way. */
+  readonly clockCallsTake: number[] = [];
 
   readonly driver: HypervisorDriver = {
     type: 'mock',

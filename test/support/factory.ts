@@ -6,12 +6,16 @@ import { ROOT, type CommandResult } from '../../hack/private-containerd';
 import type { FactoryReport } from '../../factory/report';
 import { Host, type ConfigOverrides } from './host';
 
+export const KATA_RUNTIME = join(ROOT, 'build/kata-runtime');
+
 export interface FactoryHostOptions {
   readonly template?: boolean;
   /** VMs in stock; 0: no cache. */
   readonly cache?: number;
   readonly memoryMiB?: number;
   readonly sharedFs?: 'virtio-9p' | 'virtio-fs' | 'none';
+  /** More keys. */
+  readonly more?: ConfigOverrides;
 }
 
 export class FactoryHost {
@@ -93,9 +97,10 @@ export class FactoryHost {
 }
 
 export function factoryOverrides(folder: string, options: FactoryHostOptions): ConfigOverrides {
-  const { template = true, cache = 0, memoryMiB = 512, sharedFs = 'virtio-9p' } = options;
+  const { template = true, cache = 0, memoryMiB = 512, sharedFs = 'virtio-9p', more = {} } = options;
   return {
-    hypervisor: { shared_fs: `"${sharedFs}"`, default_memory: String(memoryMiB), default_maxvcpus: '2', enable_annotations: '["default_vcpus", "default_memory", "kernel_params"]' },
+    ...more,
+    hypervisor: { shared_fs: `"${sharedFs}"`, default_memory: String(memoryMiB), default_maxvcpus: '2', enable_annotations: '["default_vcpus", "default_memory", "kernel_params"]', ...more['hypervisor'] },
     factory: {
       enable_template: String(template), template_path: `"${join(folder, 'template')}"`,
       vm_cache_number: String(cache), vm_cache_endpoint: `"${join(folder, 'cache.sock')}"`,
