@@ -11,6 +11,7 @@ import type { Sandbox } from '../virtcontainers/sandbox/types';
 import { SocketFile } from './address';
 import { EventPublisher } from './events/publisher';
 import { chooseTransport } from './events/transports';
+import { IDLE_TIMEOUT_MS, IdleWatch } from './idle';
 import { openLogFifo } from './log-fifo';
 import { ShimFigures } from './management/figures';
 import { loadPart } from './parts';
@@ -61,6 +62,7 @@ class ShimServer implements ServiceHost {
   private readonly ttrpc = new TtrpcServer({ mapError: toWireStatus });
   private readonly pod: Pod;
   private readonly socketFile: SocketFile;
+  private readonly idle: IdleWatch;
   private closeManagement: (() => void) | undefined;
   private leaving: Promise<void> | undefined;
 
@@ -78,6 +80,13 @@ class ShimServer implements ServiceHost {
     this.events = new EventPublisher({ transport, logger });
     this.observer = this.figures.observer();
     this.pod = new Pod(this);
+    this.idle = new IdleWatch({
+      timeoutMs: IDLE_TIMEOUT_MS,
+      isEmpty: () => this.pod.isEmpty,
+      onIdle: () => {
+        this.endBecause(`no task, and nobody has called for ${String(IDLE_TIMEOUT_MS / 1000)} s`, 0);
+      },
+    });
   }
 
   run(): void {
@@ -85,12 +94,12 @@ class ShimServer implements ServiceHost {
     this.ttrpc.register(serviceFromTsProto(TaskV2), handlers).register(serviceFromTsProto(TaskV3), handlers);
     const { server, early } = this.started;
     server.removeAllListeners('connection');
-    server.on('connection', (socket: Socket) => {
+    const take = (socket: Socket): void => {
+      socket.once('close', this.idle.enter());
       this.ttrpc.handleConnection(socket);
-    });
-    for (const socket of early.splice(0)) {
-      this.ttrpc.handleConnection(socket);
-    }
+    };
+    server.on('connection', take);
+    early.splice(0).forEach(take);
     server.on('error', (error) => {
       this.logger.error('the listening socket failed', { error: error.message });
     });
@@ -135,6 +144,7 @@ class ShimServer implements ServiceHost {
   }
 
   private refuseCallers(): void {
+    this.idle.stop();
     this.socketFile.remove();
     this.started.server.close();
   }
