@@ -1,15 +1,16 @@
 /**
  * Leaves V8's compiled code beside the bundles of the shim (shim/parts.ts loads it): `npx tsx hack/code-cache.ts FILE...`,
- * run by hack/build.ts with the node that will run them. V8 tells a cache of other code by its length only, so caches are
- * always made anew with their bundles.
+ * run by hack/build.ts with the node that will run them. Each is sealed with its bundle's checksum: V8 itself compares
+ * lengths only.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Script } from 'node:vm';
-import { runBundle, wrapSource } from '../shim/parts';
+import { runBundle, sealCache, wrapSource } from '../shim/parts';
 
 for (const file of process.argv.slice(2)) {
-  const script = new Script(wrapSource(readFileSync(file, 'utf8')), { filename: file });
+  const source = readFileSync(file);
+  const script = new Script(wrapSource(source.toString('utf8')), { filename: file });
   // What has run is in the cache; the rest is compiled when it is called.
   runBundle(script, file);
-  writeFileSync(`${file}.cache`, script.createCachedData());
+  writeFileSync(`${file}.cache`, sealCache(script.createCachedData(), source));
 }

@@ -31,17 +31,51 @@ function loadSource(file: string): unknown {
  * third of the time. Another version of Node rejects the cache by itself and compiles.
  */
 function loadBundle(file: string): unknown {
-  let cachedData: Buffer;
+  let sealed: Buffer;
   try {
-    cachedData = readFileSync(`${file}.cache`);
+    sealed = readFileSync(`${file}.cache`);
   } catch {
+    return loadSource(file);
+  }
+  const source = readFileSync(file);
+  const cachedData = openCache(sealed, source);
+  if (cachedData === undefined) {
     return loadSource(file);
   }
   // Only now: what answers before the socket listens must not pay for these.
   // eslint-disable-next-line @typescript-eslint/no-require-imports
   const vm = require('node:vm') as typeof import('node:vm');
-  const script = new vm.Script(wrapSource(readFileSync(file, 'utf8')), { filename: file, cachedData });
+  const script = new vm.Script(wrapSource(source.toString('utf8')), { filename: file, cachedData });
   return runBundle(script, file);
+}
+
+const SEAL_BYTES = 8;
+
+/** Size and CRC-32 of a bundle; undefined before Node 20.15, which has no fast checksum. */
+function sealOf(source: Buffer): Buffer | undefined {
+  // eslint-disable-next-line @typescript-eslint/no-require-imports
+  const { crc32 } = require('node:zlib') as { readonly crc32?: (data: Buffer) => number };
+  if (crc32 === undefined) {
+    return undefined;
+  }
+  const seal = Buffer.alloc(SEAL_BYTES);
+  seal.writeUInt32LE(source.length, 0);
+  seal.writeUInt32LE(crc32(source), 4);
+  return seal;
+}
+
+/** Compiled code as it is stored: sealed with the bundle it was made of. Without a seal it is never used. */
+export function sealCache(code: Buffer, source: Buffer): Buffer {
+  return Buffer.concat([sealOf(source) ?? Buffer.alloc(SEAL_BYTES), code]);
+}
+
+/**
+ * The compiled code of exactly this source; undefined if it was made of another. V8 itself compares only the length of
+ * the source, and would run old code for a new bundle of the same size.
+ */
+export function openCache(sealed: Buffer, source: Buffer): Buffer | undefined {
+  const isOurs = sealOf(source)?.equals(sealed.subarray(0, SEAL_BYTES)) === true;
+  return isOurs ? sealed.subarray(SEAL_BYTES) : undefined;
 }
 
 /** The function that Node makes of a CommonJS file. */

@@ -1,7 +1,7 @@
 /** Items 1 to 11, 14 and 15 of the behaviour checklist: the launcher and the `start` verb. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, cpSync, existsSync, mkdirSync, openSync, readFileSync, readSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, afterEach, beforeEach, test } from 'node:test';
@@ -276,6 +276,35 @@ test('signals: hang-up is ignored, SIGUSR1 opens no debugger, SIGTERM ends it wi
   }
   assert.deepEqual(await bundles.servers(), []);
   assert.ok(!existsSync(merged.replace('unix://', '')));
+});
+
+test('code that was compiled from another bundle of the same size is never run', async () => {
+  const copy = join(bundles.folder, 'build');
+  cpSync(join(SHIM, '..'), copy, { recursive: true, filter: (path) => !/guest|test|busybox/.test(path.slice(join(SHIM, '..').length)) });
+  const serve = join(copy, 'shim-serve.cjs');
+  const source = readFileSync(serve, 'utf8');
+  const changed = source.replaceAll('"containerd.task.v2.Task"', '"containerd.task.v9.Task"');
+  assert.ok(changed !== source && existsSync(`${serve}.cache`));
+  writeFileSync(serve, changed);
+  bundles.bundle('changed');
+  const { merged } = await bundles.start('changed', { shim: join(copy, 'containerd-shim-kata-v2') });
+  await assert.rejects(connectPid(merged), /unknown service/);
+});
+
+test('a shim whose host died before Create ends by itself and removes its socket; one with a caller stays', { timeout: 120_000 }, async () => {
+  bundles.bundle('left');
+  bundles.bundle('held');
+  const [left, held] = [await bundles.start('left'), await bundles.start('held')];
+  await connectPid(left.merged);
+  const client = await TaskClient.connect(held.merged);
+  const pid = bundles.pid('left');
+  for (const deadline = Date.now() + 60_000; existsSync(`/proc/${String(pid)}`); ) {
+    assert.ok(Date.now() < deadline, 'it is still there after 60 s');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  assert.ok(!existsSync(left.merged.replace('unix://', '')));
+  assert.equal((await client.call('Connect', { id: 'held' })).shimPid, bundles.pid('held'));
+  client.close();
 });
 
 test('the launcher works through a symbolic link, from ../lib/kata-ts, and says what is missing', async () => {
