@@ -36,6 +36,8 @@ export class TaskHarness {
   createError: KataError | undefined;
   /** Create lasts until its caller goes away. */
   createHangs = false;
+  /** Until resolved, Create does not finish. */
+  createGate: Promise<unknown> = Promise.resolve();
   private readonly server = new TtrpcServer({ mapError: toWireStatus });
   private readonly clients: TtrpcClient[] = [];
 
@@ -66,8 +68,9 @@ export class TaskHarness {
             await new Promise((resolve) => request.signal.addEventListener('abort', resolve));
             throw new KataError('Canceled', 'the caller is gone');
           }
+          await this.createGate;
           this.sandbox = new FakeSandbox(request, this.guest);
-          return Promise.resolve(this.sandbox);
+          return this.sandbox;
         },
         parseProcess: (json) => JSON.parse(json) as object,
         parseResources: (json) => JSON.parse(json) as object,
