@@ -2,7 +2,7 @@
  * The system calls that Node lacks, typed. Loads `sys.node` (base/native/sys.c) at first use: from the folder of the
  * running bundle, or from `build/` in development. Numbers per architecture as in the kernel's syscall tables.
  */
-import { existsSync, openSync, closeSync } from 'node:fs';
+import { existsSync, openSync, closeSync, writeSync } from 'node:fs';
 import { constants as osConstants } from 'node:os';
 import { join } from 'node:path';
 import { KataError } from './errors';
@@ -19,13 +19,13 @@ const NUMBERS = {
     fcntl: 72, ioctl: 16, socket: 41, connect: 42, accept4: 288, sendmsg: 46, recvmsg: 47, bind: 49, listen: 50, socketpair: 53,
     getsockopt: 55, wait4: 61, kill: 62, flock: 73, mknod: 133, prctl: 157, mount: 165, umount2: 166, sethostname: 170, reboot: 169,
     settimeofday: 164, poll: 7, waitid: 247, unshare: 272, setns: 308, dup3: 292, pipe2: 293, syncfs: 306, finit_module: 313,
-    read: 0, write: 1, splice: 275, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 161, pivot_root: 155, sched_setaffinity: 203, setrlimit: 160,
+    read: 0, write: 1, splice: 275, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 161, pivot_root: 155, sched_setaffinity: 203, setrlimit: 160, memfd_create: 319,
   },
   arm64: {
     fcntl: 25, ioctl: 29, socket: 198, connect: 203, accept4: 242, sendmsg: 211, recvmsg: 212, bind: 200, listen: 201, socketpair: 199,
     getsockopt: 209, wait4: 260, kill: 129, flock: 32, mknod: -1, prctl: 167, mount: 40, umount2: 39, sethostname: 161, reboot: 142,
     settimeofday: 170, poll: -1, waitid: 95, unshare: 97, setns: 268, dup3: 24, pipe2: 59, syncfs: 267, finit_module: 273,
-    read: 63, write: 64, splice: 76, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 51, pivot_root: 41, sched_setaffinity: 122, setrlimit: 164,
+    read: 63, write: 64, splice: 76, pidfd_open: 434, open_tree: 428, move_mount: 429, chroot: 51, pivot_root: 41, sched_setaffinity: 122, setrlimit: 164, memfd_create: 279,
   },
 } as const;
 
@@ -290,6 +290,30 @@ export function duplicate(fd: number): number {
 /** Sets the capacity of a pipe (F_SETPIPE_SZ); false where the kernel refuses. */
 export function setPipeSize(fd: number, sizeBytes: number): boolean {
   return call('fcntl', fd, 1031, sizeBytes) >= 0;
+}
+
+/**
+ * A copy of a program in memory that nobody can change any more (all seals set). Close-on-exec; the caller owns it and
+ * runs it as /proc/self/fd/<number>.
+ */
+export function sealedProgram(name: string, bytes: Uint8Array): number {
+  const [closeOnExec, allowSealing, executable] = [1, 2, 0x10];
+  let fd = call('memfd_create', name, closeOnExec | allowSealing | executable);
+  if (errnoName(fd) === 'EINVAL') {
+    // Before Linux 6.3 all of them are executable and the flag is not known.
+    fd = call('memfd_create', name, closeOnExec | allowSealing);
+  }
+  check(fd, 'memfd_create');
+  try {
+    for (let done = 0; done < bytes.length; ) {
+      done += writeSync(fd, bytes, done);
+    }
+    check(call('fcntl', fd, 1033 /* F_ADD_SEALS */, 15), 'seal a program');
+    return fd;
+  } catch (reason) {
+    closeSync(fd);
+    throw reason;
+  }
 }
 
 /** dup3(2) with O_CLOEXEC. */

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
-import { releaseInit } from './crun';
+import { releaseInit, sealedCrun } from './crun';
 
 let root: string;
 let fifo: string;
@@ -42,4 +42,18 @@ test('a file in place of the FIFO is not written through a link', () => {
   writeFileSync(join(root, 'other'), '');
   execFileSync('ln', ['-s', join(root, 'other'), fifo]);
   assert.equal(releaseInit('c1', root), false);
+});
+
+test('the runtime runs from a sealed copy that nothing can write, and from its file where there is none', () => {
+  const copy = sealedCrun('/bin/echo');
+  assert.match(copy, /^\/proc\/self\/fd\/\d+$/);
+  try {
+    assert.equal(spawnSync(copy, ['run'], { encoding: 'utf8', argv0: 'crun' }).stdout, 'run\n');
+    assert.throws(() => {
+      writeFileSync(copy, 'x');
+    }, /EPERM|ETXTBSY/);
+  } finally {
+    closeSync(Number(copy.split('/').pop()));
+  }
+  assert.equal(sealedCrun(join(root, 'none')), join(root, 'none'));
 });

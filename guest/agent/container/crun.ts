@@ -1,6 +1,8 @@
 import { closeSync, constants, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { KataError, type ErrorCode } from '../../../base/errors';
+import { describeError, KataError, type ErrorCode } from '../../../base/errors';
+import { sealedProgram } from '../../../base/syscalls';
+import { log } from '../console-log';
 import { runTool, type ToolResult } from '../process/tool';
 
 /** State of the OCI runtime; inside the guest's tmpfs. */
@@ -8,14 +10,33 @@ export const CRUN_ROOT = '/run/kata-containers/.crun';
 /** No container of a guest needs longer for one runtime command, under emulation and load. */
 const TIMEOUT_MS = 120_000;
 
-let crunPath: string | undefined;
+let program: string | undefined;
 
-function crun(): string {
-  crunPath ??= ['/usr/bin/crun', '/usr/local/bin/crun', '/bin/crun', '/sbin/crun'].find((path) => existsSync(path));
-  if (crunPath === undefined) {
+function crunPath(): string {
+  const path = ['/usr/bin/crun', '/usr/local/bin/crun', '/bin/crun', '/sbin/crun'].find((candidate) => existsSync(candidate));
+  if (path === undefined) {
     throw new KataError('FailedPrecondition', 'run crun: not found in the guest');
   }
-  return crunPath;
+  return path;
+}
+
+/**
+ * The runtime as a sealed copy in memory, made once. Run from a file that could be written, crun copies and executes
+ * itself anew each time so that no container can overwrite it (CVE-2019-5736), which is more than half of what a start of it
+ * costs under emulation; such a copy it takes as it is.
+ */
+export function sealedCrun(path: string): string {
+  try {
+    return `/proc/self/fd/${String(sealedProgram('crun', readFileSync(path)))}`;
+  } catch (reason) {
+    log.debug('the runtime runs from its file', { error: describeError(reason) });
+    return path;
+  }
+}
+
+function crun(): string {
+  program ??= sealedCrun(crunPath());
+  return program;
 }
 
 /**
@@ -60,6 +81,7 @@ export interface CrunOptions {
 export async function runCrun(args: readonly string[], options: CrunOptions): Promise<ToolResult> {
   const result = await runTool(crun(), ['--root', CRUN_ROOT, `--log=file:${options.logPath}`, ...args], {
     timeoutMs: TIMEOUT_MS,
+    argv0: 'crun',
     ...(options.stdio === undefined ? {} : { stdio: options.stdio }),
     ...(options.input === undefined ? {} : { input: options.input }),
   });

@@ -15,6 +15,8 @@ export interface ToolOptions {
   readonly stdio?: readonly [number, number, number];
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
+  /** What the tool sees as its own name; its path if left out. */
+  readonly argv0?: string;
 }
 
 /** How a tool ended. */
@@ -40,6 +42,7 @@ export async function runTool(file: string, args: readonly string[], options: To
       stdio: stdioOf(options),
       ...(options.env === undefined ? {} : { env: options.env }),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+      ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
     });
     const { pid } = child;
     const spawnedMs = performance.now();
