@@ -2,7 +2,8 @@
 import { connect, type Socket } from 'node:net';
 
 const READY_TIMEOUT_MS = 60_000;
-const CONNECT_TRIES = 200;
+const READY_TRY_MS = 3_000;
+const CONNECT_STEP_MS = 50;
 
 export class GuestShell {
   private text = '';
@@ -18,16 +19,18 @@ export class GuestShell {
   }
 
   static async open(path: string): Promise<GuestShell> {
-    for (let tries = 0; ; tries++) {
+    const endsAt = performance.now() + READY_TIMEOUT_MS;
+    const shell = new GuestShell(await dialUntil(path, endsAt));
+    for (;;) {
       try {
-        const shell = new GuestShell(await dial(path));
-        await shell.run('stty -echo 2>/dev/null', READY_TIMEOUT_MS);
+        // What is written before the guest has its shell may be lost: again, until there is an answer.
+        await shell.run('stty -echo 2>/dev/null', READY_TRY_MS);
         return shell;
       } catch (reason) {
-        if (tries >= CONNECT_TRIES) {
+        if (performance.now() > endsAt) {
+          shell.close();
           throw reason;
         }
-        await new Promise((resolve) => setTimeout(resolve, 50));
       }
     }
   }
@@ -63,6 +66,19 @@ export class GuestShell {
 
   close(): void {
     this.socket.destroy();
+  }
+}
+
+async function dialUntil(path: string, endsAt: number): Promise<Socket> {
+  for (;;) {
+    try {
+      return await dial(path);
+    } catch (reason) {
+      if (performance.now() > endsAt) {
+        throw reason;
+      }
+      await new Promise((resolve) => setTimeout(resolve, CONNECT_STEP_MS));
+    }
   }
 }
 
