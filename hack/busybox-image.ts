@@ -36,8 +36,15 @@ function makeRootfs(rootfs: string, busybox: string): void {
   writeFileSync(join(rootfs, 'etc/group'), 'root:x:0:\nwheel:x:10:root\nuser:x:1000:\nextra:x:2000:user\n');
 }
 
+export interface ImageOptions {
+  readonly busybox?: string;
+  /** Full name with tag. */
+  readonly name?: string;
+  readonly command?: readonly string[];
+}
+
 /** Writes the image to `target` unless it is there and newer than busybox. */
-export function makeBusyboxImage(target: string, busybox = '/bin/busybox'): void {
+export function makeBusyboxImage(target: string, { busybox = '/bin/busybox', name = IMAGE, command = ['sh'] }: ImageOptions = {}): void {
   if (existsSync(target) && statSync(target).mtimeMs >= statSync(busybox).mtimeMs) {
     return;
   }
@@ -57,7 +64,7 @@ export function makeBusyboxImage(target: string, busybox = '/bin/busybox'): void
         JSON.stringify({
           architecture: process.arch === 'arm64' ? 'arm64' : 'amd64',
           os: 'linux',
-          config: { Cmd: ['sh'], Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'] },
+          config: { Cmd: command, Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'] },
           rootfs: { type: 'layers', diff_ids: [layer.digest] },
         }),
       ),
@@ -67,7 +74,7 @@ export function makeBusyboxImage(target: string, busybox = '/bin/busybox'): void
       'application/vnd.oci.image.manifest.v1+json',
       Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json', config, layers: [layer] })),
     );
-    const annotations = { 'io.containerd.image.name': IMAGE, 'org.opencontainers.image.ref.name': 'kata-ts' };
+    const annotations = { 'io.containerd.image.name': name, 'org.opencontainers.image.ref.name': 'kata-ts' };
     writeFileSync(join(layout, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [{ ...manifest, annotations }] }));
     writeFileSync(join(layout, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }));
     execFileSync('tar', ['-cf', target, '-C', layout, '.']);

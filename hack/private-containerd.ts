@@ -43,6 +43,8 @@ export interface ContainerdOptions {
   /** Folder with usr/bin/containerd and usr/bin/ctr; default Debian 12's. */
   readonly binaries?: string;
   readonly debug?: boolean;
+  /** TOML of the CRI plugin, which is off without it. */
+  readonly criConfig?: string;
 }
 
 export interface CommandResult {
@@ -108,16 +110,19 @@ export class PrivateContainerd {
 
   private config(): string {
     // The root must not be on a tmpfs-backed overlay-unfriendly place; /var/tmp is disk everywhere.
+    const off = ['snapshotter.v1.btrfs', 'snapshotter.v1.zfs', 'snapshotter.v1.devmapper', 'snapshotter.v1.aufs', 'tracing.processor.v1.otlp', 'internal.v1.opt'];
+    const disabled = this.options.criConfig === undefined ? ['grpc.v1.cri', ...off] : off;
     return [
       'version = 2',
       `root = "${this.rootFolder}"`,
       `state = "${join(this.folder, 's')}"`,
       'oom_score = 0',
-      'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.opt"]',
+      `disabled_plugins = [${disabled.map((name) => `"io.containerd.${name}"`).join(', ')}]`,
       '[grpc]',
       `  address = "${this.address}"`,
       '[debug]',
       `  level = "${this.options.debug === true ? 'debug' : 'info'}"`,
+      this.options.criConfig ?? '',
       '',
     ].join('\n');
   }
