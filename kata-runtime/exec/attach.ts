@@ -1,7 +1,7 @@
 /** Joins a terminal and a stream until the stream ends; the terminal is as before in every case. */
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
-import { ConsoleEndFinder } from '../../base/debug-console';
+import { CONSOLE_ATTACH, ConsoleOutput, escapeInput, windowMessage } from '../../base/debug-console';
 import { KataError } from '../../base/errors';
 
 export interface Terminal {
@@ -14,14 +14,9 @@ const SIGNALS = ['SIGTERM', 'SIGHUP', 'SIGINT', 'SIGQUIT'] as const;
 /** The console is a terminal in the guest: the end of a piped input is its end-of-file character. */
 const END_OF_FILE = '\u0004';
 
-/** `stty` line for a window: the console is a plain stream, so its size can only be told to its shell. */
-export function sizeCommand(rows: number, columns: number): string {
-  return ` stty rows ${String(rows)} cols ${String(columns)} 2>/dev/null\n`;
-}
-
 /**
- * Resolves when the console has ended, which is how one leaves it (`exit`). With a terminal: raw mode, and its window
- * size at the start. Without one (a pipe) the input's end is told to the shell, whose output is still awaited.
+ * Resolves when the console has ended, which is how one leaves it (`exit`). With a terminal: raw mode, and
+ * a console that offers it (ours does, upstream's does not) is told the window's size, at once and whenever it changes. Without one (a pipe) the input's end is told to the shell, whose output is still awaited.
  */
 export async function attach(socket: Socket, terminal: Terminal): Promise<void> {
   const { input, output } = terminal;
@@ -48,18 +43,41 @@ export async function attach(socket: Socket, terminal: Terminal): Promise<void> 
       process.off(signal, onSignal);
     }
     socket.destroy();
-    output.removeAllListeners('drain');
+    output.removeAllListeners('drain').removeAllListeners('resize');
   }
+}
+
+/** The window's size, as long as the terminal tells one. */
+function windowOf({ rows, columns }: Terminal['output']): Buffer | undefined {
+  return rows === undefined || columns === undefined || rows <= 0 ? undefined : windowMessage({ rows, columns });
+}
+
+/** Tells the console the size of the window from now on; returns what the input becomes. */
+function followWindow(socket: Socket, output: Terminal['output']): (bytes: Buffer) => Buffer {
+  const tell = (): void => {
+    const message = windowOf(output);
+    if (message !== undefined && socket.writable) {
+      socket.write(message);
+    }
+  };
+  socket.write(CONSOLE_ATTACH);
+  tell();
+  output.on('resize', tell);
+  return escapeInput;
 }
 
 async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): Promise<void> {
   await new Promise<void>((resolve, reject) => {
+    let encode = (bytes: Buffer): Buffer => bytes;
     socket.on('error', (reason) => reject(KataError.from(reason, 'debug console: the connection broke')));
     socket.on('close', () => resolve());
     socket.on('end', () => resolve());
-    const finder = new ConsoleEndFinder();
+    const shown = new ConsoleOutput();
     socket.on('data', (bytes: Buffer) => {
-      const found = finder.push(bytes);
+      const found = shown.push(bytes);
+      if (found.greeted && raw) {
+        encode = followWindow(socket, output);
+      }
       if (found.ended) {
         socket.pause();
         output.write(found.output, () => resolve());
@@ -69,7 +87,7 @@ async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): 
       }
     });
     input.on('data', (bytes: Buffer) => {
-      if (!socket.write(bytes)) {
+      if (!socket.write(encode(bytes))) {
         input.pause();
         socket.once('drain', () => input.resume());
       }
@@ -79,10 +97,6 @@ async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): 
         socket.write(END_OF_FILE);
       }
     });
-    const { rows, columns } = output;
-    if (raw && rows !== undefined && columns !== undefined && rows > 0) {
-      socket.write(sizeCommand(rows, columns));
-    }
     socket.resume();
     input.resume();
   });

@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net';
 import { PassThrough } from 'node:stream';
 import { mkdirSync } from 'node:fs';
 import { test } from 'node:test';
-import { CONSOLE_END } from '../../base/debug-console';
+import { CONSOLE_ATTACH, CONSOLE_END, CONSOLE_HELLO, ConsoleInput, type WindowSize } from '../../base/debug-console';
 import { Session } from '../session';
 import { withHost, type FakeHost } from '../testing/fake-host';
 import { parsePort, runExec } from './command';
@@ -76,4 +76,59 @@ test('without a console the key to set is named', () =>
     await fake.monitor('off1', (_, response) => response.end(`serial://${fake.path('vm/x/agent.sock')}`));
     assert.equal(await fake.run('exec', 'off1'), 1);
     assert.match(fake.stderr, /connect to the debug console.*debug_console_enabled = true/);
+  }));
+
+/** A terminal of 27 rows by 90 columns whose window can be made larger. */
+function fakeTerminal(): { input: PassThrough & { isTTY: boolean; setRawMode(raw: boolean): void }; output: PassThrough & { isTTY: boolean; rows: number; columns: number }; modes: boolean[] } {
+  const modes: boolean[] = [];
+  const input = Object.assign(new PassThrough(), { isTTY: true, setRawMode: (raw: boolean) => void modes.push(raw) });
+  return { input, output: Object.assign(new PassThrough(), { isTTY: true, rows: 27, columns: 90 }), modes };
+}
+
+test('a console that can be told the window is told it at once and whenever it changes; what is typed stays as it is', () =>
+  withHost(async (fake) => {
+    const { input, output, modes } = fakeTerminal();
+    const [sizes, typed]: [WindowSize[], Buffer[]] = [[], []];
+    const stop = await serveConsole(fake, 'window1', (socket) => {
+      const decoder = new ConsoleInput();
+      socket.write(`${CONSOLE_HELLO}$ `);
+      socket.on('data', (bytes: Buffer) => {
+        const { input: bytesTyped, window } = decoder.push(bytes);
+        typed.push(bytesTyped);
+        if (window !== undefined) {
+          sizes.push(window);
+        }
+        if (sizes.length === 1 && window !== undefined) {
+          Object.assign(output, { rows: 50, columns: 200 });
+          output.emit('resize');
+        } else if (sizes.length === 2 && window !== undefined) {
+          input.write(Buffer.from([0x1b, 0xff, 0x0a]));
+        } else if (bytesTyped.includes(0x0a)) {
+          socket.write(CONSOLE_END);
+        }
+      });
+    });
+    await runExec(sessionOf(fake), 'window1', undefined, { input, output }).finally(stop);
+    assert.deepEqual(sizes, [{ rows: 27, columns: 90 }, { rows: 50, columns: 200 }]);
+    assert.deepEqual(Buffer.concat(typed), Buffer.from([0x1b, 0xff, 0x0a]));
+    assert.equal(String(output.read()), '$ ');
+    assert.deepEqual(modes, [true, false]);
+    assert.equal(output.listenerCount('resize'), 0);
+  }));
+
+test('a console of another agent gets nothing but what is typed', () =>
+  withHost(async (fake) => {
+    const { input, output } = fakeTerminal();
+    const got: Buffer[] = [];
+    const stop = await serveConsole(fake, 'plain1', (socket) => {
+      socket.write('# ');
+      socket.on('data', (bytes: Buffer) => {
+        got.push(bytes);
+        socket.end('bye');
+      });
+    });
+    input.write(Buffer.from([0x61, 0xff]));
+    await runExec(sessionOf(fake), 'plain1', undefined, { input, output }).finally(stop);
+    assert.deepEqual(Buffer.concat(got), Buffer.from([0x61, 0xff]));
+    assert.ok(!Buffer.concat(got).includes(CONSOLE_ATTACH));
   }));

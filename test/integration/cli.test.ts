@@ -196,7 +196,7 @@ test('exec without a terminal runs what comes on standard input', async () => {
   assert.match(done.stdout, /in-42-guest/);
 });
 
-test('exec in a terminal: a shell of the guest, and the terminal is as before afterwards', async (t) => {
+test('exec in a terminal: a shell of the guest that follows the window, and the terminal is as before afterwards', async (t) => {
   if (spawnSync('tmux', ['-V']).status !== 0) {
     t.skip('tmux is not installed');
     return;
@@ -220,6 +220,15 @@ test('exec in a terminal: a shell of the guest, and the terminal is as before af
     tmux('send-keys', 'echo pid1=$(cat /proc/1/comm) size=$(stty size)', 'Enter');
     const screen = await until(/pid1=(?!\$)\S+ size=\d/);
     assert.match(screen, /size=27 90/);
+    // A program that runs in the guest meanwhile is told too, by SIGWINCH.
+    tmux('send-keys', `sh -c 'trap "echo winch=\\$(stty size)" WINCH; echo armed=yes; while :; do sleep 0.2; done'`, 'Enter');
+    await until(/^armed=yes/m);
+    tmux('resize-window', '-x', '111', '-y', '33');
+    await until(/winch=33 111/);
+    tmux('resize-window', '-x', '90', '-y', '27');
+    await until(/winch=27 90/);
+    tmux('send-keys', 'C-c');
+    assert.doesNotMatch(tmux('capture-pane', '-p', '-J'), /kata-console/);
     tmux('send-keys', 'exit', 'Enter');
     await until(/left=0/);
     await until(/done=yes/);

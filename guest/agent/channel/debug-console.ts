@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
-import { CONSOLE_END } from '../../../base/debug-console';
+import { CONSOLE_END, CONSOLE_HELLO, ConsoleInput, type WindowSize } from '../../../base/debug-console';
 import { describeError, KataError } from '../../../base/errors';
 import { streamFromFd } from '../../../base/fd-stream';
 import { duplicate, ioctl, pollOnce, readRaw } from '../../../base/syscalls';
@@ -12,6 +12,7 @@ import { listenVsock } from './vsock';
 
 const TIOCSPTLCK = 0x40045431;
 const TIOCGPTPEER = 0x5441;
+const TIOCSWINSZ = 0x5414;
 const CONSOLE_PORT = 'console.channel.0';
 const LOOK_MS = 50;
 const POLLOUT = 4;
@@ -20,8 +21,14 @@ const MAX_CONSOLES = 16;
 
 let consoles = 0;
 
-/** A shell on a new pty; returns the master as a stream. */
-function startShell(): Socket {
+/** A shell on a new pty. */
+interface Shell {
+  /** The pty's master. */
+  readonly stream: Socket;
+  readonly resize: (size: WindowSize) => void;
+}
+
+function startShell(): Shell {
   const master = openSync('/dev/ptmx', constants.O_RDWR | constants.O_NOCTTY);
   ioctl(master, TIOCSPTLCK, Buffer.alloc(4));
   const slave = ioctl(master, TIOCGPTPEER, constants.O_RDWR | constants.O_NOCTTY);
@@ -38,9 +45,38 @@ function startShell(): Socket {
     reaper.addOwn(pid);
     child.on('exit', () => reaper.removeOwn(pid));
   }
+  const sizeFd = duplicate(master);
   const stream = streamFromFd(master);
-  stream.on('close', () => child.kill('SIGKILL'));
-  return stream;
+  stream.once('close', () => {
+    closeSync(sizeFd);
+    child.kill('SIGKILL');
+  });
+  const resize = ({ rows, columns }: WindowSize): void => {
+    const size = Buffer.alloc(8);
+    size.writeUInt16LE(rows, 0);
+    size.writeUInt16LE(columns, 2);
+    // The kernel tells the programs of the terminal by SIGWINCH.
+    ioctl(sizeFd, TIOCSWINSZ, size);
+  };
+  return { stream, resize };
+}
+
+/** A client's bytes to the shell, the sizes of its window to the terminal. */
+function pumpInput(connection: Socket, { stream, resize }: Shell): void {
+  const decoder = new ConsoleInput();
+  connection.on('data', (bytes: Buffer) => {
+    if (stream.destroyed) {
+      return;
+    }
+    const { input, window } = decoder.push(bytes);
+    if (window !== undefined) {
+      resize(window);
+    }
+    if (input.length > 0 && !stream.write(input)) {
+      connection.pause();
+      stream.once('drain', () => connection.resume());
+    }
+  });
 }
 
 /**
@@ -55,12 +91,13 @@ function serveConnection(connection: Socket, endMark = ''): void {
   consoles++;
   try {
     const shell = startShell();
+    const { stream } = shell;
     const over = (): void => {
-      shell.destroy();
+      stream.destroy();
       connection.destroy();
     };
     const shellEnded = (): void => {
-      shell.destroy();
+      stream.destroy();
       if (endMark === '') {
         over();
       } else if (!connection.destroyed) {
@@ -68,14 +105,15 @@ function serveConnection(connection: Socket, endMark = ''): void {
         connection.resume();
       }
     };
-    shell.once('error', shellEnded).once('end', shellEnded).on('error', () => undefined);
+    stream.once('error', shellEnded).once('end', shellEnded).on('error', () => undefined);
     connection.on('error', over).on('end', over);
     connection.once('close', () => {
       consoles--;
       over();
     });
-    shell.pipe(connection, { end: false });
-    connection.pipe(shell);
+    connection.write(CONSOLE_HELLO);
+    stream.pipe(connection, { end: false });
+    pumpInput(connection, shell);
   } catch (reason) {
     consoles--;
     log.warn(describeError(reason));
