@@ -121,7 +121,7 @@ async function collect(response: IncomingMessage): Promise<Buffer> {
 
 const CODE_OF_STATUS: Readonly<Record<number, ErrorCode>> = {
   400: 'InvalidArgument',
-  404: 'Unimplemented',
+  404: 'NotFound',
   405: 'Unimplemented',
   409: 'FailedPrecondition',
   413: 'ResourceExhausted',
@@ -141,6 +141,6 @@ export async function askMonitorOk(roots: readonly string[], sandboxId: string, 
   throw new KataError(
     CODE_OF_STATUS[reply.status] ?? 'Unknown',
     `ask the shim of sandbox "${sandboxId}": ${what} was answered ${String(reply.status)}${said === '' ? '' : `: ${said}`}`,
-    reply.status === 404 ? { hint: 'its shim is of another version and has no such endpoint' } : {},
+    reply.status === 404 && said === '404 page not found' ? { hint: 'its shim is of another version and has no such endpoint' } : {},
   );
 }

@@ -147,9 +147,9 @@ function sandboxHandlers(sandbox: Sandbox): AgentHandlers {
       const { volumeStats } = await import('./system/volume');
       return volumeStats(volumeGuestPath);
     },
-    resizeVolume: async ({ volumeGuestPath }) => {
+    resizeVolume: async ({ volumeGuestPath, size }) => {
       const { resizeVolume } = await import('./system/volume');
-      await resizeVolume(volumeGuestPath);
+      await resizeVolume(volumeGuestPath, size);
       return EMPTY;
     },
     addSwap: async ({ pciPath }) => {

@@ -1,5 +1,5 @@
 /** /direct-volume/stats and /direct-volume/resize. */
-import { realpathSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { GUEST_STORAGE_DIR } from '../../agent-client/storage';
 import type { VolumeStats } from '../../agent-client/types';
 import { KataError } from '../../base/errors';
@@ -74,12 +74,38 @@ export function parseResize(body: Buffer): { readonly device: string; readonly s
   return { device, sizeBytes: BigInt(digits) };
 }
 
+/** Bytes that a device or a disk image of the host has now; undefined where it cannot be told. */
+function hostSize(path: string): bigint | undefined {
+  const stats = statSync(path, { bigint: true });
+  if (!stats.isBlockDevice()) {
+    return stats.size;
+  }
+  const size = `/sys/dev/block/${String((stats.rdev >> 8n) & 0xfffn)}:${String((stats.rdev & 0xffn) | ((stats.rdev >> 12n) & 0xfff00n))}/size`;
+  return existsSync(size) ? BigInt(readFileSync(size, 'utf8').trim()) * 512n : undefined;
+}
+
+/** A VMM would cut an image file off; a device has the size that the host gave it. */
+function checkSize(device: string, sizeBytes: bigint): void {
+  const size = hostSize(device);
+  if (size === undefined || size === sizeBytes) {
+    return;
+  }
+  if (statSync(device).isBlockDevice()) {
+    if (size < sizeBytes) {
+      throw new KataError('FailedPrecondition', `resize ${device}: it has ${String(size)} bytes on the host, ${String(sizeBytes)} are wanted`, { hint: 'grow the device first (lvextend; losetup -c)' });
+    }
+  } else if (sizeBytes < size) {
+    throw new KataError('InvalidArgument', `resize ${device}: it has ${String(size)} bytes and cannot be made smaller`);
+  }
+}
+
 /** Tells the VM of the device's new size, then has the guest grow the file system. */
 export async function volumeResize({ options, body }: Asked): Promise<Answer> {
   const { device, sizeBytes } = parseResize(body);
   const { sandbox } = options;
   requireGuest(sandbox);
   const guestPath = guestPathOf(sandbox, device, options.directVolumes ?? DIRECT_VOLUMES_ROOT);
+  checkSize(realpathSync(device), sizeBytes);
   await sandbox.resizeBlock?.(realpathSync(device), sizeBytes);
   await sandbox.agent.resizeVolume(guestPath, sizeBytes);
   return { status: 200, body: '' };

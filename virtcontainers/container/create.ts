@@ -17,16 +17,16 @@ async function attachAll(undo: UndoStack, host: ContainerHost, request: Containe
   const storages: AgentStorage[] = [];
   const devices: AgentDevice[] = [];
   if (prepared.rootfs.kind === 'block') {
-    storages.push(await attachMounted(undo, host.vm, { ...prepared.rootfs, guestPath: prepared.guestRootPath }));
+    storages.push(await attachMounted(undo, host.blocks, { ...prepared.rootfs, guestPath: prepared.guestRootPath }));
   }
   storages.push(...prepared.planned.storages);
   for (const volume of prepared.planned.volumes) {
-    storages.push(await attachMounted(undo, host.vm, volume));
+    storages.push(await attachMounted(undo, host.blocks, volume));
   }
   if (host.vm.hotplug !== undefined && !host.config.hypervisor.disableBlockDeviceUse) {
     for (const device of request.spec.linux?.devices ?? []) {
       if (device.type === 'b') {
-        devices.push(await attachNode(undo, host.vm, device));
+        devices.push(await attachNode(undo, host.blocks, device));
       }
     }
   }

@@ -1,6 +1,7 @@
 import type { AgentClient } from '../../agent-client/types';
 import type { Logger } from '../../base/log';
 import type { RuntimeConfig } from '../config/types';
+import type { BlockDevices } from '../device/block';
 import type { Vm } from '../hypervisor/types';
 
 /** What a container needs of its sandbox. */
@@ -9,6 +10,8 @@ export interface ContainerHost {
   readonly config: RuntimeConfig;
   readonly agent: AgentClient;
   readonly vm: Vm;
+  /** The sandbox's block devices in the VM. */
+  readonly blocks: BlockDevices;
   readonly seccompSupported: boolean;
   readonly logger: Logger;
   /** False once VM or agent is known to be gone: nothing is asked of them any more. */

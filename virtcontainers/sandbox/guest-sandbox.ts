@@ -9,6 +9,7 @@ import { UndoStack } from '../../base/undo';
 import type { RuntimeConfig } from '../config/types';
 import { GuestContainer } from '../container/container';
 import { createInGuest, removeFromGuest } from '../container/create';
+import { BlockDevices } from '../device/block';
 import type { ContainerHost } from '../container/host';
 import { prepareContainer, type PrepareContext, type PreparedContainer } from '../container/prepare';
 import type { Container, ContainerRequest } from '../container/types';
@@ -83,6 +84,7 @@ export class GuestSandbox implements Sandbox {
       config: parts.config,
       agent,
       vm,
+      blocks: new BlockDevices(vm),
       seccompSupported: parts.seccompSupported,
       logger,
       guestAlive: () => link.alive && !this.guestDone,

@@ -1,6 +1,7 @@
-import { existsSync, readFileSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { VolumeUsage_Unit as Unit, type VolumeStatsResponse } from '../../../gen/agent/volume';
+import { sleep } from '../../../base/deadline';
 import { KataError } from '../../../base/errors';
 import { checkAbsolute } from '../../../base/ids';
 import { mustRun } from '../process/tool';
@@ -8,6 +9,8 @@ import { blockDeviceOf } from '../storage/block-device';
 
 const RESIZE_TIMEOUT_MS = 50_000;
 const DEVICE_TIMEOUT_MS = 10_000;
+const SIZE_TIMEOUT_MS = 5_000;
+const SIZE_POLL_MS = 20;
 
 /** Use of the file system at a path. */
 export function volumeStats(path: string): VolumeStatsResponse {
@@ -45,26 +48,64 @@ function rescan(device: string): void {
   }
 }
 
-/** Grows the file system at a path to its device's size. */
-export async function resizeVolume(path: string): Promise<void> {
-  const target = checkAbsolute(path, 'volume');
-  const mounted = mountAt(target, readFileSync('/proc/self/mountinfo', 'utf8'));
-  rescan(mounted?.device ?? '');
-  switch (mounted?.type) {
-    case 'ext2':
-    case 'ext3':
-    case 'ext4':
-      await mustRun('resize2fs', [mounted.device], { timeoutMs: RESIZE_TIMEOUT_MS });
-      return;
-    case 'xfs':
-      await mustRun('xfs_growfs', [target], { timeoutMs: RESIZE_TIMEOUT_MS });
-      return;
-    case undefined:
-      throw new KataError('NotFound', `resize volume ${target}: nothing is mounted there`);
-    default:
-      throw new KataError('FailedPrecondition', `resize volume ${target}: file system ${mounted?.type ?? ""} cannot be resized`);
+/** Bytes of a block device, from sysfs, where they are counted in sectors of 512. */
+function deviceSize(device: string): bigint {
+  return BigInt(readFileSync(`/sys/class/block/${basename(realpathSync(device))}/size`, 'utf8').trim()) * 512n;
+}
+
+/** The host tells a device's new size by an interrupt, which may come after the call: waits until the kernel knows it. */
+async function awaitSize(device: string, sizeBytes: bigint): Promise<bigint> {
+  const endsMs = performance.now() + SIZE_TIMEOUT_MS;
+  for (;;) {
+    rescan(device);
+    const size = deviceSize(device);
+    if (size >= sizeBytes) {
+      return size;
+    }
+    if (performance.now() >= endsMs) {
+      throw new KataError('FailedPrecondition', `its device has ${String(size)} bytes in the guest, ${String(sizeBytes)} are wanted`, { hint: 'grow the device on the host first' });
+    }
+    await sleep(SIZE_POLL_MS);
   }
 }
+
+/** Grows the file system at a path to its device's size, which is at least `sizeBytes`. */
+export async function resizeVolume(path: string, sizeBytes: bigint): Promise<void> {
+  const target = checkAbsolute(path, 'volume');
+  const mounted = mountAt(target, readFileSync('/proc/self/mountinfo', 'utf8'));
+  if (mounted === undefined) {
+    throw new KataError('NotFound', `resize volume ${target}: nothing is mounted there`);
+  }
+  try {
+    const grow = GROWERS.get(mounted.type);
+    if (grow === undefined) {
+      throw new KataError('FailedPrecondition', `file system ${mounted.type} cannot be grown while it is mounted`, { hint: 'ext2, ext3, ext4 and xfs can' });
+    }
+    await grow(mounted.device, target, await awaitSize(mounted.device, sizeBytes));
+  } catch (reason) {
+    throw KataError.from(reason, `resize volume ${target}`);
+  }
+}
+
+async function growExt(device: string): Promise<void> {
+  await mustRun('resize2fs', [device], { timeoutMs: RESIZE_TIMEOUT_MS });
+}
+
+type Grow = (device: string, target: string, deviceBytes: bigint) => Promise<void>;
+
+/** How to grow a mounted file system, by its type. */
+const GROWERS: ReadonlyMap<string, Grow> = new Map<string, Grow>([
+  ['ext2', growExt],
+  ['ext3', growExt],
+  ['ext4', growExt],
+  [
+    'xfs',
+    async (_device, target, deviceBytes) => {
+      const { growXfs } = await import('./xfs');
+      growXfs(target, deviceBytes);
+    },
+  ],
+]);
 
 /** Makes and uses swap on the block device at a PCI path, one slot per level. */
 export async function addSwap(pciPath: readonly number[]): Promise<void> {
