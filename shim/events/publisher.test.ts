@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { serviceFromTsProto, TtrpcError, TtrpcServer } from 'ttrpc-ts';
 import { defer } from '../../base/deadline';
+import { describeError } from '../../base/errors';
 import { Logger } from '../../base/log';
 import { EventsDefinition, type ForwardRequest } from '../../gen/containerd/events/forward';
 import { TaskExit } from '../../gen/containerd/events/task';
@@ -166,4 +168,42 @@ test('the way is chosen by what the host offers', () => {
   assert.ok(chooseTransport({ ...facts, ttrpcAddress: '/run/x' }) instanceof ForwardTransport);
   assert.ok(chooseTransport({ ...facts, publishBinary: '/usr/bin/containerd', containerdAddress: '/run/c.sock' }) instanceof PublishBinaryTransport);
   assert.ok(chooseTransport({ ...facts, publishBinary: '/usr/bin/crio' }) instanceof LogTransport);
+});
+
+test('a host that takes an event and never answers costs the time-out; the next try is on a new connection', async () => {
+  const path = join(folder, 's');
+  const mute = createServer((socket) => socket.on('error', () => undefined).resume());
+  await new Promise<void>((resolve) => mute.listen(path, resolve));
+  let connections = 0;
+  mute.on('connection', () => connections++);
+  const transport = new ForwardTransport(`unix://${path}`, 'ns');
+  const began = Date.now();
+  const event = { ...taskEvent.oom('a'), at: new Date() };
+  for (let n = 0; n < 2; n++) {
+    await assert.rejects(transport.send(event, 50), (reason) => /no answer within 50 ms/.test(describeError(reason)));
+  }
+  assert.ok(Date.now() - began < 4_000);
+  assert.equal(connections, 2);
+  transport.close();
+  await new Promise((resolve) => mute.close(resolve));
+});
+
+test('retries come at growing distances; after close nothing is tried any more', async () => {
+  const transport = new FakeTransport();
+  transport.isBroken = true;
+  const publisher = new EventPublisher({ transport, logger, retryDelayMs: 20 });
+  const began = Date.now();
+  publisher.publish(taskEvent.oom('a'));
+  await publisher.flush(5_000);
+  assert.ok(Date.now() - began >= 20 + 40 + 60 + 80 + 100 - 10, `${String(Date.now() - began)} ms`);
+  const late = new EventPublisher({ transport, logger, retryDelayMs: 10 });
+  const before = transport.tries;
+  late.publish(taskEvent.oom('b'));
+  late.publish(taskEvent.oom('c'));
+  await new Promise((resolve) => setImmediate(resolve));
+  late.close();
+  await late.flush(5_000);
+  const tried = transport.tries;
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  assert.deepEqual([tried - before, transport.tries - tried], [1, 0]);
 });

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { defer } from '../../base/deadline';
-import { KataError } from '../../base/errors';
+import { describeError, KataError } from '../../base/errors';
 import { Logger } from '../../base/log';
 import type { GuestStreams } from '../../virtcontainers/process/types';
 import { createProcessIo, type StdioPaths } from './process-io';
@@ -313,4 +313,103 @@ test('names of streams: schemes, escapes, relative paths', () => {
   for (const bad of ['relative', 'file://relative', 'ttrpc+unix:///x', '/run/../x', 'binary:///x?%zz']) {
     assert.throws(() => parseStream(bad, 's'), (reason) => reason instanceof KataError && reason.code === 'InvalidArgument', bad);
   }
+});
+
+/** Streams whose output lasts until the test says so. */
+function lasting(): { readonly to: ReturnType<typeof guest>; readonly finish: () => void } {
+  const end = defer<undefined>();
+  const to = guest();
+  to.readStdout = async () => {
+    await end.promise;
+    return new Uint8Array(0);
+  };
+  return { to, finish: () => end.resolve(undefined) };
+}
+
+test('the end of input closes stdin of a process without a console, and never a console', async () => {
+  for (const terminal of [false, true]) {
+    const path = join(folder, `file-${String(terminal)}`);
+    writeFileSync(path, 'all of it');
+    const streams = io({ stdin: path, terminal });
+    const { to, finish } = lasting();
+    let closed = false;
+    void to.closed.then(() => {
+      closed = true;
+    });
+    await streams.open();
+    const copying = streams.copy(to);
+    await until(() => to.stdin === 'all of it' && (closed || terminal));
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.equal(closed, !terminal);
+    finish();
+    await copying;
+    streams.close();
+  }
+});
+
+test('a client that keeps its end of stdin open holds nothing after the end of the process', async () => {
+  const before = openFds();
+  const stdin = fifo('in');
+  const streams = io({ stdin });
+  await streams.open();
+  const writer = openSync(stdin, constants.O_WRONLY | constants.O_NONBLOCK);
+  const to = guest(['x']);
+  let closes = 0;
+  to.closeStdin = async () => {
+    closes++;
+    return Promise.resolve();
+  };
+  await streams.copy(to);
+  await until(() => openFds() <= before + 1);
+  assert.equal(closes, 0, 'stdin of a process that has ended is not closed');
+  closeSync(writer);
+  streams.close();
+});
+
+test('streams that are closed while they open are given back', async () => {
+  const before = openFds();
+  const streams = io({ stdin: fifo('in'), stdout: `binary://${logger('sleep 0.1; exec 5>&-; cat <&3')}` });
+  const opening = streams.open();
+  streams.close();
+  await opening;
+  await until(() => openFds() <= before);
+});
+
+test('one file for both streams is opened once, and no line of one is cut by the other', async () => {
+  const before = openFds();
+  const path = join(folder, 'both.log');
+  const streams = io({ stdout: `file://${path}`, stderr: `file://${path}` });
+  await streams.open();
+  assert.equal(openFds(), before + 1);
+  await streams.copy(guest(Array.from({ length: 200 }, () => `${'o'.repeat(2000)}\n`), Array.from({ length: 200 }, () => `${'e'.repeat(2000)}\n`)));
+  streams.close();
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
+  assert.equal(lines.length, 400);
+  assert.ok(lines.every((line) => /^(o{2000}|e{2000})$/.test(line)));
+});
+
+test('a log program that ignores SIGTERM is killed, one that is not ready in time fails the open', async (t) => {
+  const out = join(folder, 'stubborn');
+  const streams = io({ stdout: `binary://${logger(`trap '' TERM\necho $$ >${out}\nexec 5>&-\nexec 3<&- 4<&-\nwhile :; do sleep 0.05; done`)}` });
+  await streams.open();
+  await until(() => existsSync(out) && readFileSync(out, 'utf8') !== '');
+  const pid = Number(readFileSync(out, 'utf8'));
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const turn = async (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+  streams.close();
+  await turn();
+  t.mock.timers.tick(1_000);
+  await turn();
+  process.kill(pid, 0);
+  t.mock.timers.tick(12_000);
+  await turn();
+  t.mock.timers.reset();
+  await until(() => !existsSync(`/proc/${String(pid)}`) || readFileSync(`/proc/${String(pid)}/stat`, 'utf8').includes(') Z '));
+
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const late = assert.rejects(io({ stdout: `binary://${logger('sleep 100')}` }).open(), (reason) => /not ready after 10000 ms.*close descriptor 5/s.test(describeError(reason)));
+  await turn();
+  t.mock.timers.tick(10_000);
+  t.mock.timers.reset();
+  await late;
 });

@@ -52,7 +52,7 @@ export class Pod {
 
   /** For a diagnostic dump. */
   describe(): string {
-    const tasks = [...this.tasks.values()].map((task) => `${task.id}:${task.container.state}:${String(task.execs.size)} execs`);
+    const tasks = [...this.tasks.values()].map((task) => `${task.id}:${task.container.state}:${String(task.execs.size)} execs:${String(task.init.waiting)} waiting`);
     return `${this.sandbox?.state ?? 'no sandbox'} ${tasks.join(', ')}`;
   }
 

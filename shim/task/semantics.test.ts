@@ -1,14 +1,18 @@
 /** What hosts rely on beyond the plain life of a task: fields, races, and what a call must not do. */
 import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { codecFromTsProto, TtrpcError } from 'ttrpc-ts';
 import { defer } from '../../base/deadline';
+import { KataError } from '../../base/errors';
 import { TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart } from '../../gen/containerd/events/task';
 import { ProcessDetails } from '../../gen/containerd/runc/options';
-import { CreateTaskRequest, CreateTaskResponse } from '../../gen/containerd/task/v2';
+import { CreateTaskRequest, CreateTaskResponse, DeleteResponse, WaitRequest, WaitResponse } from '../../gen/containerd/task/v2';
 import { Status } from '../../gen/containerd/types/process';
 import { TaskHarness } from '../testing/task-harness';
+import { RECEIPT } from './receipt';
+import { toWireStatus } from './status';
 
 let h: TaskHarness;
 
@@ -295,4 +299,52 @@ test('a sandbox that is made while the last one of this shim still ends comes af
   gate.resolve(undefined);
   await again;
   assert.notEqual(h.sandbox, first);
+});
+
+test('waiters that went away are forgotten while the process runs', async () => {
+  await h.create('box');
+  await h.call('Start', { id: 'box' });
+  const other = h.client();
+  const codecs = { request: codecFromTsProto(WaitRequest), response: codecFromTsProto(WaitResponse) };
+  const lost = Array.from({ length: 50 }, () => assert.rejects(other.call('containerd.task.v2.Task', 'Wait', codecs, { id: 'box', execId: '' })));
+  await h.until(() => h.pod.describe().includes('50 waiting'));
+  other.close();
+  await Promise.all(lost);
+  await h.until(() => h.pod.describe().includes(':0 waiting'));
+});
+
+test('out of memory is in a file for cri-o, also where only its container type says who it is; nobody else gets one', async () => {
+  const crio = await h.create('box', {}, { 'io.kubernetes.cri-o.ContainerType': 'sandbox' });
+  h.sandbox?.request.observer.onOom?.('box');
+  assert.ok(existsSync(join(crio.bundle, 'oom')));
+  const other = await new TaskHarness().listen();
+  try {
+    const plain = await other.create('box');
+    other.sandbox?.request.observer.onOom?.('box');
+    assert.ok(!existsSync(join(plain.bundle, 'oom')));
+  } finally {
+    await other.close();
+  }
+});
+
+test('runtime options of the right type that are damaged are refused, not guessed', async () => {
+  const options = { typeUrl: 'runtimeoptions.v1.Options', value: Buffer.from([18, 200, 1, 47]) };
+  await assert.rejects(h.create('box', { options }), withCode('InvalidArgument', /runtime options/));
+});
+
+test('the receipt of a task that never ran says 137, as a task without a record', async () => {
+  await h.create('box');
+  await h.call('Delete', { id: 'box' });
+  await h.call('Shutdown', { id: 'box' });
+  assert.equal(DeleteResponse.decode(readFileSync(join(h.folder, 'box', RECEIPT))).exitStatus, 137);
+});
+
+test('a status keeps the words of the guest, and says the ones that hosts look for where only an errno tells', () => {
+  const errno = (code: string): Error => Object.assign(new Error(`${code}: x`), { code });
+  const text = (cause: Error): string => toWireStatus(KataError.from(cause, 'start "x"')).message;
+  assert.match(text(errno('ENOENT')), /no such file or directory/);
+  assert.match(text(errno('EACCES')), /permission denied/);
+  assert.match(text(errno('EPERM')), /permission denied/);
+  assert.equal(text(new Error('exec: "x": executable file not found in $PATH')).match(/not found/g)?.length, 1);
+  assert.equal(text(Object.assign(new Error('open: no such file or directory'), { code: 'ENOENT' })).match(/no such file/g)?.length, 1);
 });

@@ -41,6 +41,11 @@ export class TaskProcess {
     return this.hasStarted;
   }
 
+  /** How many callers wait for its end. */
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
   /** Starts it and publishes that, always before its end. */
   async start(run: () => Promise<void>): Promise<void> {
     const settled = defer<undefined>();
