@@ -63,7 +63,7 @@ test('a host with everything is capable; a broken configuration does not matter'
     fake.modules('kvm', 'kvm_intel', 'vhost', 'vhost_net');
     fake.write('sys/module/kvm_intel/parameters/unrestricted_guest', 'Y\n');
     assert.equal(await fake.run('--config', fake.config(), 'kata-check'), 0, fake.stderr);
-    assert.equal(fake.stdout, 'System is capable of running Kata Containers\n');
+    assert.match(fake.stdout, /^System is capable of running Kata Containers\nWhat each hypervisor can do/);
     assert.equal(await fake.run('--config', fake.write('broken.toml', '['), 'check'), 0);
     assert.match(fake.stderr, /checking for QEMU/);
     assert.equal(await fake.run('--config', fake.config(), 'check', '--json'), 0);
@@ -160,3 +160,21 @@ test('SemVer orders as its specification says', () => {
   assert.equal(parseSemver('v1.0.0'), undefined);
   assert.equal(parseSemver('01.0.0'), undefined);
 });
+
+test('each hypervisor is shown with what its driver can do, the others with what they lack', () =>
+  withHost(async (fake) => {
+    fake.modules('kvm', 'kvm_intel', 'vhost', 'vhost_net');
+    fake.write('sys/module/kvm_intel/parameters/unrestricted_guest', 'Y\n');
+    assert.equal(await fake.run('--config', fake.config('machine_type = "microvm"\n'), 'check'), 0, fake.stderr);
+    const row = (name: string): string[] => (fake.stdout.split('\n').find((line) => line.includes(` ${name} `)) ?? '').trim().split(/\s+/);
+    assert.deepEqual(row('qemu (q35)'), ['qemu', '(q35)', 'yes', 'yes', 'yes', 'yes', 'yes']);
+    assert.deepEqual(row('qemu (microvm)'), ['*', 'qemu', '(microvm)', '-', '-', 'yes', 'yes', '-']);
+    assert.deepEqual(row('mock'), ['mock', '-', '-', 'yes', '-', '-']);
+    for (const name of ['firecracker', 'dragonball', 'stratovirt', 'acrn', 'remote']) {
+      assert.match(fake.stdout, new RegExp(`\\b${name}\\b`));
+    }
+    assert.equal(await fake.run('--config', fake.config(), 'check', '--json'), 0);
+    const { hypervisors } = JSON.parse(fake.stdout) as { hypervisors: { name: string; configured: boolean; can?: object; lacks: string }[] };
+    assert.deepEqual(hypervisors.filter(({ configured }) => configured).map(({ name }) => name), ['qemu (q35)']);
+    assert.ok(hypervisors.every(({ can, lacks }) => (can === undefined) === (lacks !== '')));
+  }));

@@ -6,6 +6,7 @@ import type { CliHost } from '../host';
 import type { Session } from '../session';
 import type { Registrar } from '../registrar';
 import { checkCapability, kvmFact, type Capability, type Finding, type KvmFact } from './capability';
+import { hypervisorLines, hypervisorTable, type HypervisorRow } from './hypervisors';
 import { probeAcrn, probeKvm, type ProbeResult } from './probe';
 import { checkReleases, fetchOverNetwork, type Fetcher } from './releases';
 import { whatWorks, type WorkingWay } from './what-works';
@@ -27,6 +28,7 @@ interface Verdict {
   /** Undefined: not tried (not root, or the hypervisor needs none). */
   readonly probe: ProbeResult | undefined;
   readonly ways: readonly WorkingWay[];
+  readonly hypervisors: readonly HypervisorRow[];
 }
 
 const NOT_CAPABLE = 'System is not capable of running Kata Containers';
@@ -75,6 +77,7 @@ async function judge(session: Session): Promise<Verdict> {
     kvm,
     probe: wanted === 'none' ? undefined : wanted === 'kvm' ? probeKvm(session.host) : probeAcrn(session.host),
     ways: await whatWorks(session.host, kvm, config),
+    hypervisors: await hypervisorTable(config),
   };
 }
 
@@ -103,6 +106,7 @@ function tell(host: CliHost, verdict: Verdict, verbose: boolean): void {
       host.out(`  ${way.works ? '+' : '-'} ${way.name}: ${way.text}\n`);
     }
   }
+  host.out(`What each hypervisor can do with this runtime (* configured; disks and NICs: hot-plugged; resize: vCPUs and memory):\n${hypervisorLines(verdict.hypervisors).map((line) => `  ${line}\n`).join('')}`);
 }
 
 function toJson(verdict: Verdict): string {
@@ -116,6 +120,7 @@ function toJson(verdict: Verdict): string {
       probe: probe === undefined ? null : { ok: probe.ok, reason: probe.reason, remedy: probe.remedy },
       findings: capability.findings,
       works: verdict.ways,
+      hypervisors: verdict.hypervisors,
     },
     null,
     2,
