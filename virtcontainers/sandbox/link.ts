@@ -51,8 +51,11 @@ export class GuestLink {
     });
   }
 
-  /** A VM that dies takes the connection with it, a moment before its end is known: that end is the better reason. */
-  private async vmEnd(): Promise<void> {
+  /**
+   * A VM that dies takes the connection with it, a moment before its end is known: that end is the better reason. Waits
+   * for it, not long; at once where there is no VM.
+   */
+  async vmEnd(): Promise<void> {
     await Promise.race([this.vm?.exited, sleep(VM_END_GRACE_MS)]);
   }
 

@@ -90,6 +90,17 @@ describe('a create that fails leaves nothing and says why', () => {
       assert.deepEqual(world.leftovers(), []);
     });
 
+    test(`the connection ends in ${call} a moment before the end of the VM is known: the report tells that end`, async () => {
+      world.agent.faults.set(call, new KataError('Unavailable', 'connection to the agent ended: write EPIPE'));
+      world.agent.onCall = (name) => {
+        if (name === call) {
+          setImmediate(() => { world.vm.die(); });
+        }
+      };
+      await assert.rejects(createSandbox(world.request(), world.deps), /the virtual machine ended[^]*fake-vmm.*ended with signal SIGKILL/);
+      assert.deepEqual(world.leftovers(), []);
+    });
+
     test(`the agent refuses ${call}`, async () => {
       world.agent.faults.set(call, new KataError('Internal', 'no way'));
       await assert.rejects(createSandbox(world.request(), world.deps), /no way/);

@@ -149,7 +149,10 @@ function makeCgroups(request: SandboxRequest, deps: SandboxDeps): SandboxCgroups
 }
 
 /** A failure that the guest's loss or silence explains gets the whole report; others stand for themselves. */
-function explain(request: SandboxRequest, draft: Draft, link: GuestLink, reason: unknown): unknown {
+async function explain(request: SandboxRequest, draft: Draft, link: GuestLink, reason: unknown): Promise<unknown> {
+  if (link.alive && isCode(reason, 'Unavailable')) {
+    await link.vmEnd();
+  }
   if (!link.alive && isCode(link.reason(), 'Canceled')) {
     return link.reason();
   }
@@ -298,7 +301,7 @@ export async function createSandbox(request: SandboxRequest, deps: SandboxDeps =
     netns = side.netns.path;
     return await setUp(undo, request, deps, draft, link, side, phases);
   } catch (reason) {
-    const explained = draft === undefined ? reason : explain(request, draft, link, reason);
+    const explained = draft === undefined ? reason : await explain(request, draft, link, reason);
     link.expectEnd();
     link.detach();
     await undo.unwind((error) => {
