@@ -107,7 +107,8 @@ export class Factory implements VmFactory {
     }
     if (last) {
       const empty = cached && isCode(reason, 'ResourceExhausted');
-      return this.fallBack(logger, empty ? 'cache-empty' : FALLBACK_OF[base.kind], describeError(error));
+      const other = cached && isCode(reason, 'FailedPrecondition') ? 'config-mismatch' : FALLBACK_OF[base.kind];
+      return this.fallBack(logger, empty ? 'cache-empty' : other, describeError(error));
     }
     logger.info('the factory goes on to its next base', { base: base.kind, reason: describeError(error) });
     return undefined;

@@ -8,9 +8,11 @@ import { GrpcStatus, GrpcVMConfig } from '../../gen/cache/cache';
 import { DirectFactory } from '../direct/direct';
 import { newFactory } from '../create';
 import { callCache } from '../grpc-cache/call';
+import type { Factory } from '../factory';
 import { CacheServer } from '../grpc-cache/server';
 import { RPC } from '../grpc-cache/wire';
 import { inWorld, NO_MOUNTS, type FactoryWorld } from '../testing/fakes';
+import type { BaseConfig } from '../types';
 import { CacheFactory } from './cache';
 
 const GO = new AbortController().signal;
@@ -90,6 +92,26 @@ test('a VM goes from the server to a client and outlives the server; what is in 
   assert.equal(existsSync(endpoint), false);
   assert.deepEqual(factory.status().counts.hits, { template: 0, cache: 1 });
   got.agent.close();
+}));
+
+test('a client whose VMs would be others is refused, one that only wants another size is not', inWorld(async (world) => {
+  const { cache, server, endpoint } = await serve(world, 1);
+  await until(() => cache.stock().length === 1);
+  const factoryOf = (base: BaseConfig): Factory => newFactory({
+    base, template: false, templatePath: world.templatePath, vmCache: true, cacheCount: 0, cacheEndpoint: endpoint, fetchOnly: false, deps: world.deps, mounts: NO_MOUNTS,
+  });
+  const others: BaseConfig[] = [world.base({ kernelParams: ['agent.log=trace'] }), world.base({ hypervisor: { ...world.base().hypervisor, kernel: '/other/vmlinux' } })];
+  for (const [at, base] of others.entries()) {
+    const factory = factoryOf(base);
+    const spec = world.spec(`other${String(at)}`, { config: base.hypervisor, kernelParams: base.kernelParams });
+    assert.equal(await factory.getVm(spec, GO), undefined);
+    assert.deepEqual(factory.status().counts.fallbacks, { 'config-mismatch': at + 1 });
+  }
+  assert.equal(cache.stock().length, 1);
+  const got = await factoryOf(world.base({ vcpus: 2 })).getVm(world.spec('larger', { vcpus: 2 }), GO);
+  assert.equal(got?.source, 'cache');
+  got.agent.close();
+  await server.stop();
 }));
 
 test('a VM that nobody takes is ended', inWorld(async (world) => {

@@ -18,6 +18,8 @@ const CODES: readonly (ErrorCode | undefined)[] = [
 export interface CallOptions {
   readonly timeoutMs: number;
   readonly signal?: AbortSignal;
+  /** Custom metadata, names in lower case. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 function frame(bytes: Uint8Array): Buffer {
@@ -93,7 +95,7 @@ export async function callCache<Req, Res>(path: string, rpc: Rpc<Req, Res>, requ
       session.on('close', () => {
         reject(new KataError('Unavailable', `${what}: the connection ended`));
       });
-      const stream = session.request({ ':method': 'POST', ':path': rpc.path, 'content-type': 'application/grpc', te: 'trailers' });
+      const stream = session.request({ ...options.metadata, ':method': 'POST', ':path': rpc.path, 'content-type': 'application/grpc', te: 'trailers' });
       stream.end(frame(rpc.request.encode(request).finish()));
       answerOf(stream, what).then((bytes) => { resolve(rpc.response.decode(unframe(bytes, what))); }).catch(reject);
     });

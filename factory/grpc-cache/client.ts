@@ -4,7 +4,7 @@ import type { VmSpec } from '../../virtcontainers/hypervisor/types';
 import { transferShare } from '../../virtcontainers/hypervisor/vm-folder';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 import { callCache } from './call';
-import { decodeVm, RPC } from './wire';
+import { configKey, CONFIG_KEY, decodeVm, RPC } from './wire';
 
 /** A server answers from its stock: one that takes longer is not well, and a boot must not wait for it. */
 const CALL_TIMEOUT_MS = 3000;
@@ -19,7 +19,7 @@ export class GrpcCacheFactory implements BaseFactory {
   ) {}
 
   async getBaseVm(spec: VmSpec, signal: AbortSignal): Promise<BaseVm> {
-    const handed = decodeVm(await callCache(this.endpoint, RPC.GetBaseVM, {}, { timeoutMs: CALL_TIMEOUT_MS, signal }));
+    const handed = decodeVm(await callCache(this.endpoint, RPC.GetBaseVM, {}, { timeoutMs: CALL_TIMEOUT_MS, signal, metadata: { [CONFIG_KEY]: configKey(this.config) } }));
     const { vcpus, memoryMiB, state } = handed;
     const driver = await this.deps.driverFor(spec.config.type);
     if (driver.adoptVm === undefined) {

@@ -9,7 +9,7 @@ import { describeError, codeOf, KataError, type ErrorCode } from '../../base/err
 import { defer } from '../../base/deadline';
 import type { Logger } from '../../base/log';
 import type { CacheFactory } from '../cache/cache';
-import { encodeConfig, encodeStatus, encodeVm, RPC, type Empty, type GrpcVM, type Rpc } from './wire';
+import { CONFIG_KEY, configKey, encodeConfig, encodeStatus, encodeVm, RPC, type Empty, type GrpcVM, type Rpc } from './wire';
 
 /** Upstream waits this long after Quit, so that the answer is out. */
 const QUIT_DELAY_MS = 1000;
@@ -100,9 +100,16 @@ export class CacheServer {
   private handlers(): UntypedServiceImplementation {
     const { cache } = this.options;
     const config = encodeConfig(cache.config);
+    const key = configKey(cache.config);
     return {
       Config: this.answer(() => config),
-      GetBaseVM: this.answer(() => this.handOver()),
+      GetBaseVM: this.answer(({ metadata }) => {
+        const [wanted = key] = metadata.get(CONFIG_KEY);
+        if (wanted !== key) {
+          throw new KataError('FailedPrecondition', 'get a virtual machine from the cache: its server was started with another configuration, or VMM, kernel or initrd were replaced since', { hint: 'run kata-runtime factory destroy, then init' });
+        }
+        return this.handOver();
+      }),
       Status: this.answer(() => encodeStatus(process.pid, cache.stock())),
       Quit: this.answer((): Empty => {
         setTimeout(() => { this.quit.resolve(undefined); }, this.options.quitDelayMs ?? QUIT_DELAY_MS);
@@ -111,9 +118,9 @@ export class CacheServer {
     };
   }
 
-  private answer<Res>(work: () => Res | Promise<Res>): (call: ServerUnaryCall<unknown, Res>, done: sendUnaryData<Res>) => void {
-    return (_call, done) => {
-      void (async () => work())().then(
+  private answer<Res>(work: (call: ServerUnaryCall<unknown, Res>) => Res | Promise<Res>): (call: ServerUnaryCall<unknown, Res>, done: sendUnaryData<Res>) => void {
+    return (call, done) => {
+      void (async () => work(call))().then(
         (value) => { done(null, value); },
         (reason: unknown) => { done({ code: statusOf(codeOf(reason)), details: describeError(reason) }); },
       );

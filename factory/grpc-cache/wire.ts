@@ -5,6 +5,7 @@ import { KataError } from '../../base/errors';
 import type { VmSource } from '../../virtcontainers/sandbox/types';
 import type { VmState } from '../../virtcontainers/hypervisor/types';
 import { canonicalJson, fixedPart } from '../compare';
+import { templateKey } from '../template/key';
 import type { BaseConfig, BaseVm, StockedVm } from '../types';
 
 export { Empty, GrpcStatus, GrpcVM, GrpcVMConfig };
@@ -74,6 +75,17 @@ export function decodeVm(message: GrpcVM): HandedVm & { readonly vcpus: number; 
 /** What client and server must agree on. */
 export function configText(base: BaseConfig): string {
   return canonicalJson({ HypervisorType: base.hypervisor.type, HypervisorConfig: fixedPart(base.hypervisor), KernelParams: base.kernelParams });
+}
+
+/**
+ * Metadata of GetBaseVM: what the client's configuration would make. A server that makes something else hands nothing
+ * over. Clients without it are served, as upstream's are: those compare what `Config` answers themselves.
+ */
+export const CONFIG_KEY = 'kata-ts-config';
+
+/** Equal for configurations whose VMs differ in nothing but size, which can be mended. */
+export function configKey(base: BaseConfig): string {
+  return templateKey({ ...base, vcpus: 0, memoryMiB: 0 });
 }
 
 export function encodeConfig(base: BaseConfig): GrpcVMConfig {
