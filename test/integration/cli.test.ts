@@ -65,7 +65,7 @@ test('ps shows the sandbox with its container, VM source and size', async () => 
   const row = (JSON.parse(listed.stdout) as { id: string; state: string; vmSource: string; vcpus: number; memoryMiB: number; containers: { id: string; state: string }[] }[]).find(({ id }) => id === ID);
   assert.ok(row !== undefined, listed.stdout);
   assert.equal(row.state, 'running');
-  assert.equal(row.vmSource, 'direct');
+  assert.equal(row.vmSource, host.vmSource);
   assert.ok(row.vcpus >= 1 && row.memoryMiB >= 1024);
   assert.deepEqual(row.containers.map(({ id, state }) => [id, state]), [[ID, 'running']]);
   assert.match((await cli('ps')).stdout, /^SANDBOX +STATE/);

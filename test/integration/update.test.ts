@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { OciResources } from '../../base/oci-spec';
+import { FactoryMode } from '../support/factory-mode';
 import { configText } from '../support/host';
 import { leftOf } from '../support/leaks';
 import { busyboxRootfs, defaultSpec, ShimDriver } from '../support/shim-driver';
@@ -12,12 +13,16 @@ import { busyboxRootfs, defaultSpec, ShimDriver } from '../support/shim-driver';
 const MIB = 1048576;
 const id = `update-${String(process.pid)}`;
 let scratch: string;
+let config: string;
 let shim: ShimDriver;
+const mode = FactoryMode.fromEnv();
 
 before(async () => {
   scratch = mkdtempSync(join(tmpdir(), 'kata-ts-update-'));
-  const config = join(scratch, 'configuration.toml');
-  writeFileSync(config, configText('qemu', { hypervisor: { default_vcpus: '1', default_maxvcpus: '2', default_memory: '512' } }));
+  config = join(scratch, 'configuration.toml');
+  const hypervisor = { default_vcpus: '1', default_maxvcpus: '2', default_memory: '512' };
+  writeFileSync(config, configText('qemu', { hypervisor, ...(mode === undefined ? {} : { factory: mode.keys }) }));
+  await mode?.begin(config);
   const rootfs = join(scratch, 'rootfs');
   busyboxRootfs(rootfs);
   shim = new ShimDriver(id, scratch, { config });
@@ -29,6 +34,7 @@ before(async () => {
 
 after(async () => {
   await shim.end();
+  await mode?.end(config, '');
   rmSync(scratch, { recursive: true, force: true });
   assert.deepEqual(await leftOf([id, shim.address.replace('unix://', '') || id]), []);
 });

@@ -36,8 +36,12 @@ export function configText(hypervisor: HypervisorName, overrides: ConfigOverride
     base[name] = { ...base[name], ...values };
   }
   return Object.entries(base)
-    .map(([section, values]) => `[${section}]\n${Object.entries(values).map(([key, value]) => `${key} = ${value}\n`).join('')}`)
+    .map(([name, values]) => section(name, values))
     .join('\n');
+}
+
+function section(name: string, values: Readonly<Record<string, string>>): string {
+  return `[${name}]\n${Object.entries(values).map(([key, value]) => `${key} = ${value}\n`).join('')}`;
 }
 
 export interface RunOptions {
@@ -53,7 +57,8 @@ export class Host {
   private constructor(
     readonly containerd: PrivateContainerd,
     readonly folder: string,
-    private readonly mode: FactoryMode | undefined,
+    /** Where the sandboxes of this host come from, if not from a boot. */
+    readonly mode: FactoryMode | undefined,
   ) {}
 
   /** KATA_TEST_HYPERVISOR=mock runs a suite that was written for QEMU over the mock, to try things quickly. */
@@ -69,21 +74,24 @@ export class Host {
     const config = join(folder, 'configuration.toml');
     writeFileSync(config, configText(hypervisor, mode === undefined ? overrides : { ...overrides, factory: mode.keys }));
     await mode?.begin(config);
-    const env = { KATA_CONF_FILE: join(folder, 'configuration.toml'), ...options.env };
+    const env = { KATA_CONF_FILE: config, ...options.env };
     const containerd = await PrivateContainerd.start({ ...options, env });
+    const host = new Host(containerd, folder, mode);
     const imported = await containerd.ctr(['images', 'import', image]);
     if (imported.code !== 0) {
+      await host.stop();
       throw new Error(`import failed: ${imported.stderr}`);
     }
-    return new Host(containerd, folder, mode);
+    return host;
   }
 
-  /** Writes one more configuration file for `--runtime-config-path`; returns its path. */
+  /** Writes one more configuration file for `--runtime-config-path`; returns its path. The factory is on in it as in the host's own. */
   config(name: string, text: string): string {
     const folder = join(this.folder, name);
     mkdirSync(folder, { recursive: true });
     const path = join(folder, 'configuration.toml');
-    writeFileSync(path, text);
+    const more = this.mode === undefined || text.includes('[factory]') ? '' : `\n${section('factory', this.mode.keysApart)}`;
+    writeFileSync(path, text + more);
     return path;
   }
 
@@ -91,18 +99,24 @@ export class Host {
     for (const rootfs of this.mountedImages.splice(0)) {
       await this.ctr(['images', 'unmount', '--rm', rootfs]);
     }
+    const { log } = this.containerd;
     await this.containerd.stop();
-    await this.mode?.end(join(this.folder, 'configuration.toml'));
-    rmSync(this.folder, { recursive: true, force: true });
+    try {
+      await this.mode?.end(join(this.folder, 'configuration.toml'), log);
+    } finally {
+      rmSync(this.folder, { recursive: true, force: true });
+    }
   }
 
   /** `ctr run --rm` in the foreground. */
   async run(id: string, command: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
+    await this.mode?.ready();
     return this.ctr(['run', '--rm', '--runtime', RUNTIME, ...(options.args ?? []), IMAGE, id, ...command], options);
   }
 
   /** `ctr run -d`: returns when the task runs. Throws if it does not. */
   async runDetached(id: string, command: readonly string[], options: RunOptions = {}): Promise<void> {
+    await this.mode?.ready();
     const done = await this.ctr(['run', '-d', '--runtime', RUNTIME, ...(options.args ?? []), IMAGE, id, ...command], options);
     if (done.code !== 0) {
       throw new Error(`run -d ${id} failed: ${done.stderr}\n${this.containerd.log.slice(-3000)}`);
@@ -124,6 +138,7 @@ export class Host {
     this.mountedImages.push(rootfs);
     const spec: OciSpec = { ...info.Spec, root: { path: rootfs }, process: { ...info.Spec.process, args: [...command] } };
     change(spec);
+    await this.mode?.ready();
     const file = join(this.folder, `${id}.json`);
     writeFileSync(file, JSON.stringify(spec));
     return this.ctr(['run', options.detach === true ? '-d' : '--rm', '--runtime', RUNTIME, ...(options.args ?? []), '--config', file, id], options);
@@ -197,6 +212,10 @@ export class Host {
 
   shimPid(id: string): number {
     return Number(readFileSync(join(this.containerd.bundle(id), 'shim.pid'), 'utf8'));
+  }
+
+  get vmSource(): 'direct' | 'template' | 'cache' {
+    return this.mode?.source ?? 'direct';
   }
 
   /** Of the VMM, whose name tells nothing where the VM comes from a cache. */

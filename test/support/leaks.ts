@@ -8,6 +8,8 @@ export type Inventory = ReadonlySet<string>;
 const PROCESS_MARKS = ['qemu-system', 'virtiofsd', 'shim.cjs', 'agent.cjs', 'containerd-shim-kata'];
 const MOUNT_MARKS = ['/run/vc', '/run/kata-containers', 'io.containerd.runtime.v2.task', 'kataShared'];
 const FOLDERS = ['/run/vc/sbs', '/run/vc/vm', '/run/kata-containers/shared/sandboxes', '/run/containerd/s', '/run/netns'];
+/** Made by the first start of a shim on a host, and there for good: it orders the starts. */
+const SHIM_LOCK = '/run/containerd/s/.lock';
 
 function processes(): string[] {
   return readdirSync('/proc')
@@ -51,20 +53,30 @@ function sharedMemory(): string[] {
   return existsSync('/dev/shm') ? readdirSync('/dev/shm').map((name) => `shm /dev/shm/${name}`) : [];
 }
 
-/** With KATA_TEST_FACTORY=cache the stock changes all the time. */
-function isStock(line: string): boolean {
-  return process.env['KATA_TEST_FACTORY'] === 'cache' && /\bcache-[0-9a-f]{16}/.test(line);
+function everything(): string[] {
+  return [...processes(), ...mounts(), ...FOLDERS.flatMap(entries), ...cgroups('/sys/fs/cgroup', 5), ...sharedMemory()].filter((line) => !line.endsWith(SHIM_LOCK));
 }
 
+/** Of VMs that a cache server made, in stock or taken. */
+function isStock(line: string): boolean {
+  return /\bcache-[0-9a-f]{16}/.test(line);
+}
+
+/** With KATA_TEST_FACTORY=cache the stock changes all the time: `stockInventory` looks at it when the server has ended. */
 export function takeInventory(): Inventory {
-  return new Set([...processes(), ...mounts(), ...FOLDERS.flatMap(entries), ...cgroups('/sys/fs/cgroup', 5), ...sharedMemory()].filter((line) => !isStock(line)));
+  const all = everything();
+  return new Set(process.env['KATA_TEST_FACTORY'] === 'cache' ? all.filter((line) => !isStock(line)) : all);
+}
+
+export function stockInventory(): Inventory {
+  return new Set(everything().filter(isStock));
 }
 
 /** What is there now and was not before; waits up to `timeoutMs` for it to go away. Empty: nothing leaked. */
-export async function leakedSince(before: Inventory, timeoutMs = 5000): Promise<string[]> {
+export async function leakedSince(before: Inventory, timeoutMs = 5000, take = takeInventory): Promise<string[]> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
-    const extra = [...takeInventory()].filter((line) => !before.has(line));
+    const extra = [...take()].filter((line) => !before.has(line));
     if (extra.length === 0 || Date.now() > deadline) {
       return extra;
     }
