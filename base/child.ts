@@ -3,14 +3,17 @@ import { readFileSync } from 'node:fs';
 import { KataError } from './errors';
 import { withTimeout } from './deadline';
 
-/** How a process ended. Exactly one of `code` and `signal` is set. */
+/** How a process ended: one of `code` and `signal` is set; neither where only its parent, which we are not, was told. */
 export interface ChildExit {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
 }
 
-/** `exit code 1` or `signal SIGKILL`. */
+/** `exit code 1`, `signal SIGKILL`, or that nobody told us. */
 export function describeExit(exit: ChildExit): string {
+  if (exit.code === null && exit.signal === null) {
+    return 'a status that only its parent was told';
+  }
   return exit.signal === null ? `exit code ${String(exit.code)}` : `signal ${exit.signal}`;
 }
 

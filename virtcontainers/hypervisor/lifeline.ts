@@ -116,7 +116,7 @@ export class AdoptedProcess {
   look(): void {
     if (this.ended === undefined && !isProcessAlive(this.entry.pid, this.entry.startTime)) {
       clearInterval(this.timer);
-      this.ended = { code: 0, signal: null };
+      this.ended = { code: null, signal: null };
       this.end.resolve(this.ended);
     }
   }
