@@ -24,7 +24,7 @@ export interface LiveSandbox {
   readonly vcpus?: number;
   readonly memoryMiB?: number;
   readonly startedAt?: string;
-  readonly phases?: readonly { readonly name: string; readonly durationMs: number }[];
+  readonly phases?: readonly { readonly name: string; readonly startMs?: number; readonly durationMs: number }[];
   readonly containers?: readonly { readonly id: string; readonly state: string }[];
 }
 

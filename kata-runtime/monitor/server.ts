@@ -171,7 +171,7 @@ async function respond(parts: MonitorParts, request: IncomingMessage, response: 
     'Content-Type': answer.type,
     'Content-Length': body.length,
     'X-Content-Type-Options': 'nosniff',
-    ...(answer.type === HTML ? { 'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'" } : {}),
+    ...(answer.type === HTML ? { 'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'" } : {}),
     ...(zip ? { 'Content-Encoding': 'gzip', Vary: 'Accept-Encoding' } : {}),
   });
   response.end(request.method === 'HEAD' ? undefined : body);
