@@ -1,7 +1,7 @@
 /** `kata-runtime explain --bundle DIR`: how the size of a VM comes about, step by step. */
 import { readBundle } from '../virtcontainers/bundle/bundle';
 import { containerType } from '../virtcontainers/bundle/container-type';
-import { applyAnnotations } from '../virtcontainers/config/annotations';
+import { annotate } from '../virtcontainers/config/annotations';
 import type { RuntimeConfig } from '../virtcontainers/config/types';
 import { bootSize, cpusOfQuota, grownSize, limitBytes, sandboxWorkload } from '../virtcontainers/resources/vm-sizing';
 import type { Registrar } from './registrar';
@@ -28,7 +28,8 @@ function source(config: RuntimeConfig, key: string): string {
 export async function explainBundle(config: RuntimeConfig, bundlePath: string): Promise<{ readonly config: RuntimeConfig; readonly explanation: Explanation }> {
   const { spec } = await readBundle(bundlePath);
   const type = containerType(spec.annotations);
-  const applied = await applyAnnotations(config, spec.annotations);
+  // Files that are named may be missing here: nothing is booted.
+  const applied = annotate(config, spec.annotations ?? {}).config;
   const resources = spec.linux?.resources;
   const workload = sandboxWorkload(type, spec.annotations, resources);
   const explanation: Explanation = {

@@ -1,5 +1,5 @@
 /** `kata-runtime iptables get|set`: the packet filter inside a guest, in the format of iptables-save. */
-import { readFileSync, statSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { errnoOf, KataError } from '../base/errors';
 import { checkId } from '../base/ids';
 import type { Registrar } from './registrar';
@@ -24,21 +24,34 @@ export async function runIptablesGet(session: Session, options: IptablesOptions)
   session.host.out(text.endsWith('\n') ? text : `${text}\n`);
 }
 
+/** The whole file; also a pipe, as a shell makes one of `<(iptables-save)`. Never more than the limit is read. */
 function readRules(file: string): Buffer {
   if (file === '') {
     throw new KataError('InvalidArgument', 'iptables file not provided', { hint: 'name a file that iptables-save wrote' });
   }
+  let fd: number;
   try {
-    const info = statSync(file);
-    if (info.isFile() && info.size > MAX_FILE_BYTES) {
-      throw new KataError('InvalidArgument', `read ${file}: ${String(info.size)} bytes are more than the ${String(MAX_FILE_BYTES)} of a rule file`);
-    }
-    return readFileSync(file);
+    fd = openSync(file, 'r');
   } catch (reason) {
-    if (reason instanceof KataError) {
-      throw reason;
+    if (errnoOf(reason) === 'ENOENT') {
+      throw new KataError('NotFound', `iptables file does not exist: ${file}`, { hint: 'name a file that iptables-save wrote' });
     }
-    throw KataError.from(reason, errnoOf(reason) === 'ENOENT' ? `iptables file does not exist: ${file}` : `read the iptables file ${file}`);
+    throw KataError.from(reason, `read the iptables file ${file}`, { hint: 'run as a user who may read it' });
+  }
+  try {
+    const bytes = Buffer.alloc(MAX_FILE_BYTES + 1);
+    let length = 0;
+    for (let got = -1; got !== 0 && length < bytes.length; length += got) {
+      got = readSync(fd, bytes, length, bytes.length - length, null);
+    }
+    if (length > MAX_FILE_BYTES) {
+      throw new KataError('InvalidArgument', `read the iptables file ${file}: it has more than the ${String(MAX_FILE_BYTES)} bytes that a guest takes`, { hint: 'name a file that iptables-save wrote' });
+    }
+    return bytes.subarray(0, length);
+  } catch (reason) {
+    throw reason instanceof KataError ? reason : KataError.from(reason, `read the iptables file ${file}`, { hint: 'name a file that iptables-save wrote' });
+  } finally {
+    closeSync(fd);
   }
 }
 

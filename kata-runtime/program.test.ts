@@ -20,11 +20,24 @@ test('without arguments, and for a group of commands, the help is printed and th
 test('a mistyped word is answered with a suggestion and exit code 1', () =>
   withHost(async (fake) => {
     assert.equal(await fake.run('chek'), 1);
-    assert.match(fake.stderr, /^kata-runtime: unknown command 'chek'\n\(Did you mean check\?\)/);
+    assert.match(fake.stderr, /^kata-runtime: unknown command 'chek' \(Did you mean check\?\)/);
     assert.equal(await fake.run('iptables', 'gte'), 1);
     assert.match(fake.stderr, /Did you mean get/);
     assert.equal(await fake.run('check', '--vebose'), 1);
     assert.match(fake.stderr, /Did you mean --verbose/);
+  }));
+
+test('whatever is wrong with a command line is one line with the remedy', () =>
+  withHost(async (fake) => {
+    const wrong: [string[], string][] = [[['exec'], 'exec'], [['exec', 'a', 'b'], 'exec'], [['iptables', 'get'], 'iptables get'], [['kata-env', '--zzzzzz'], 'env'], [['zzzzzz'], ''], [['--config'], ''], [['direct-volume', 'resize', '--volume-path', '/x'], 'direct-volume resize']];
+    for (const [args, command] of wrong) {
+      assert.equal(await fake.run(...args), 1, args.join(' '));
+      assert.equal(fake.stdout, '');
+      assert.match(fake.stderr, /^kata-runtime: [^\n]*\n$/, args.join(' '));
+      assert.ok(fake.stderr.endsWith(`(see kata-runtime${command === '' ? '' : ` ${command}`} --help)\n`), fake.stderr);
+    }
+    assert.equal(await fake.run('chek'), 1);
+    assert.equal(fake.stderr, "kata-runtime: unknown command 'chek' (Did you mean check?)\n");
   }));
 
 test('version has upstream\'s three lines, by command and by flag, with one dash or two', () =>

@@ -118,6 +118,24 @@ export function errorLine(reason: unknown): string {
   return `kata-runtime: ${describeError(reason).replaceAll('\n', ' ')}\n`;
 }
 
+/** `kata-runtime factory status`: the command that the words mean, as far as they mean one. */
+function commandOf(program: Command, args: readonly string[]): string {
+  let [command, name] = [program, program.name()];
+  for (const word of args.filter((arg) => !arg.startsWith('-'))) {
+    const next = command.commands.find((one) => one.name() === word || one.aliases().includes(word));
+    if (next !== undefined) {
+      [command, name] = [next, `${name} ${next.name()}`];
+    }
+  }
+  return name;
+}
+
+/** What commander says of a wrong command line, in one line, with where to look. */
+function usageLine(program: Command, args: readonly string[], said: string): string {
+  const line = said.trim().replaceAll('\n', ' ');
+  return `${line}${line.endsWith('?)') ? '' : ` (see ${commandOf(program, args)} --help)`}\n`;
+}
+
 function wantsDefaultPaths(args: readonly string[]): boolean {
   const first = args.findIndex((arg) => !arg.startsWith('-'));
   const globals = first < 0 ? args : args.slice(0, first);
@@ -146,7 +164,11 @@ export async function runCli(argv: readonly string[], host: CliHost): Promise<nu
       return 1;
     }
     const help = reason.code === 'commander.help';
-    (help ? (text: string): void => host.out(text) : (text: string): void => host.err(text))(said.join(''));
-    return help || reason.exitCode === 0 ? 0 : 1;
+    if (help || reason.exitCode === 0) {
+      host.out(said.join(''));
+      return 0;
+    }
+    host.err(usageLine(program, args, said.join('')));
+    return 1;
   }
 }

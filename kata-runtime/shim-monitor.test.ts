@@ -115,3 +115,12 @@ test('iptables: requests go to the right path with the file\'s bytes', () =>
     assert.match(fake.stderr, /iptables file does not exist: \/nonexistent/);
     assert.equal(await fake.run('iptables', 'set', '--sandbox-id', 'rules1', fake.folder), 1);
   }));
+
+test('iptables: a file without end is read no further than the limit, what cannot be read is named', () =>
+  withHost(async (fake) => {
+    for (const [file, said] of [['/dev/zero', /more than the 4194304 bytes/], [fake.folder, /EISDIR/], ['', /not provided/], [fake.path('none'), /does not exist/]] as const) {
+      assert.equal(await fake.run('iptables', 'set', '--sandbox-id', 'box1', file), 1, file);
+      assert.match(fake.stderr, said);
+      assert.match(fake.stderr, /^kata-runtime: [^\n]*\([^\n]*\)\n$/, 'one line with the remedy');
+    }
+  }));

@@ -68,6 +68,21 @@ test('--sources tells default, file and drop-in with the line', () =>
     assert.equal(values.find(({ key }) => key === 'factory.template_path')?.kind, 'default');
   }));
 
+test('--sources --bundle tells the annotation that a sandbox changed a value with', () =>
+  withHost(async (fake) => {
+    const config = fake.config('enable_annotations = ["default_vcpus"]\n');
+    const bundle = fake.path('bundle');
+    const name = 'io.katacontainers.config.hypervisor.default_memory';
+    fake.write('bundle/config.json', JSON.stringify({ ociVersion: '1.0.2', process: { args: ['sh'], cwd: '/' }, root: { path: 'rootfs' }, annotations: { [name]: '3072' } }));
+    assert.equal(await fake.run('--config', config, 'env', '--sources', '--bundle', bundle), 1);
+    assert.match(fake.stderr, /default_memory/, 'not enabled');
+    const open = fake.config('enable_annotations = [".*"]\n');
+    assert.equal(await fake.run('--config', open, 'env', '--sources', '--bundle', bundle), 0, fake.stderr);
+    assert.match(fake.stdout, /^hypervisor\.qemu\.default_memory = 3072 +# annotation io\.katacontainers\.config\.hypervisor\.default_memory$/m);
+    assert.equal(await fake.run('--config', open, 'env', '--bundle', fake.path('none')), 1);
+    assert.match(fake.stderr, /none/);
+  }));
+
 test('TOML strings survive every control character, JSON escapes what Go escapes', () => {
   const hostile = '"\\\n\t\u0001\u007f é <&>\u2028';
   assert.equal((parse(formatToml({ A: { B: hostile } })) as { A: { B: string } }).A.B, hostile);
