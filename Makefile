@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 TSX := npx --no-install tsx
 
-.PHONY: help setup setup-test build guest demo lint unit contract integration test bench install uninstall clean
+.PHONY: help setup setup-test build guest demo lint unit contract integration modes test bench install uninstall clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,8 @@ help: ## list the targets
 demo: setup build guest ## run one container in a virtual machine and show what happened
 	@$(TSX) hack/demo.ts
 
-test: setup-test build guest ## set up, then lint, types, cycles, unit, contract and integration suites
-	@$(TSX) hack/test.ts lint unit contract integration
+test: setup-test build guest ## set up, then lint, types, cycles, unit, contract, integration and mode suites
+	@$(TSX) hack/test.ts lint unit contract integration template cache
 
 setup:
 	@hack/setup.sh run
@@ -37,6 +37,9 @@ contract: setup-test build guest ## one suite per interface with several impleme
 
 integration: setup-test build guest ## real containerd, real QEMU, real guest
 	@$(TSX) hack/test.ts integration
+
+modes: setup-test build guest ## the integration suites again, VMs from a template, then from the cache
+	@$(TSX) hack/test.ts template cache
 
 bench: setup-test build guest ## measure, print the table, write build/bench.json
 	@$(TSX) test/bench/main.ts

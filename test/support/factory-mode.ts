@@ -4,7 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ROOT } from '../../hack/private-containerd';
 import { callCache } from '../../factory/grpc-cache/call';
@@ -152,5 +153,21 @@ export class FactoryMode {
     } catch {
       return '';
     }
+  }
+}
+
+/** Destroys what suites left in KATA_TEST_TEMPLATES; what went wrong, if something did. */
+export function destroyTemplates(path: string): string | undefined {
+  const folder = mkdtempSync(join(tmpdir(), 'kata-ts-templates-'));
+  const config = join(folder, 'configuration.toml');
+  const guest = join(ROOT, 'build/guest');
+  writeFileSync(config, `[hypervisor.qemu]\nkernel = "${guest}/vmlinux"\ninitrd = "${guest}/initrd.img"\n[factory]\nenable_template = true\ntemplate_path = "${path}"\n`);
+  try {
+    kataRuntime(config, 'destroy');
+    return existsSync(path) ? `${path} is still there: ${readdirSync(path).join(' ')}` : undefined;
+  } catch (reason) {
+    return String(reason);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
