@@ -53,15 +53,18 @@ async function runInSequence(host: Host): Promise<void> {
   assert.ok(now.rssKib <= before.rssKib * 1.5 + 10_000, `memory ${String(before.rssKib)} -> ${String(now.rssKib)} KiB`);
 }
 
-test('200 sequential runs leave descriptors, memory and files of the host as they were', async () => {
-  // The mock hypervisor runs the same shim, sandbox and agent without the seconds of a boot under TCG.
-  const host = await Host.start('mock');
-  try {
-    await runInSequence(host);
-  } finally {
-    await host.stop();
-  }
-});
+// The mock hypervisor has no factory: not once more in its modes.
+if (process.env['KATA_TEST_FACTORY'] === undefined) {
+  test('200 sequential runs leave descriptors, memory and files of the host as they were', async () => {
+    // The mock hypervisor runs the same shim, sandbox and agent without the seconds of a boot under TCG.
+    const host = await Host.start('mock');
+    try {
+      await runInSequence(host);
+    } finally {
+      await host.stop();
+    }
+  });
+}
 
 test('200 sequential virtual machines leave descriptors, memory and files of the host as they were', { skip: process.env['KATA_TEST_LONG'] === '1' ? false : 'takes 5 to 15 minutes: set KATA_TEST_LONG=1' }, async () => {
   const host = await Host.start('qemu', { hypervisor: { default_memory: '512' } });

@@ -117,7 +117,8 @@ export class FactoryMode {
       const of = (counts: Counts | undefined, source: string): number => counts?.hits[source] ?? 0;
       assert.ok(of(now, this.source) > of(countsBefore, this.source), `no sandbox came from the ${this.source}: ${JSON.stringify(now)}`);
       const fallbacks = Object.entries(now.fallbacks).filter(([reason, count]) => !this.wanted.has(reason) && count > (countsBefore?.fallbacks[reason] ?? 0));
-      assert.deepEqual(fallbacks, [], 'a sandbox fell back to a boot');
+      const why = log.split('\n').filter((line) => /subsystem=factory/.test(line) && /level=warn|next base/.test(line));
+      assert.deepEqual(fallbacks, [], `a sandbox fell back to a boot:\n${why.join('\n')}`);
       assert.deepEqual(log.split('\n').filter((line) => / vm=direct\b/.test(line)), []);
     } finally {
       if (server !== undefined && server.exitCode === null && server.signalCode === null) {
