@@ -149,6 +149,19 @@ test('a cancelled request rejects with the reason and leaves no VM', inWorld(asy
   assert.equal(world.vms.every(({ stopped }) => stopped), true);
 }));
 
+test('a sandbox that ends of itself while it makes the template leaves no mark on it: the next one makes it at once', inWorld(async (world) => {
+  const factory = make(world);
+  const controller = new AbortController();
+  const own = new KataError('NotFound', 'root file system /none: no such file or directory');
+  world.beforeStart = () => {
+    controller.abort(own);
+    return Promise.reject(own);
+  };
+  await assert.rejects(factory.getVm(world.spec('one'), controller.signal), own);
+  world.beforeStart = () => Promise.resolve();
+  assert.equal(await sourceOf(factory.getVm(world.spec('two'), GO)), 'template');
+}));
+
 test('an upgraded VMM, another kernel or another size is another template', () => {
   const world = new FactoryWorld();
   const base = world.base();

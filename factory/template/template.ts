@@ -168,6 +168,9 @@ export class TemplateFactory implements BaseFactory {
         await vm.stop();
         const { path, kernel, initrd } = hypervisor;
         return { vcpus, memoryMiB, hypervisor: path, kernel, initrd };
+      }).catch((reason: unknown) => {
+        // What ended the sandbox that makes it says nothing about the template: the next one makes it at once.
+        throw signal.aborted ? new KataError('Canceled', `make template ${this.key}: given up`, { cause: reason }) : reason;
       }),
     );
     logger.info('made the template', { ms: Math.round(performance.now() - began) });
