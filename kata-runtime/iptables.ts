@@ -1,10 +1,9 @@
 /** `kata-runtime iptables get|set`: the packet filter inside a guest, in the format of iptables-save. */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { errnoOf, KataError } from '../base/errors';
-import { checkId } from '../base/ids';
 import type { Registrar } from './registrar';
 import type { Session } from './session';
-import { askMonitorOk } from './shim-monitor';
+import { askMonitorOk, checkSandboxId } from './shim-monitor';
 
 const MAX_FILE_BYTES = 4 * 1024 * 1024;
 
@@ -14,7 +13,7 @@ export interface IptablesOptions {
 }
 
 function pathOf(options: IptablesOptions): string {
-  checkId(options.sandboxId, 'container/sandbox');
+  checkSandboxId(options.sandboxId);
   return options.v6 === true ? '/ip6tables' : '/iptables';
 }
 

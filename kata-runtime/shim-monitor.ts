@@ -28,9 +28,17 @@ export interface MonitorReply {
   readonly body: Buffer;
 }
 
+/** An id that the user gave, before it becomes part of a path. */
+export function checkSandboxId(id: string): string {
+  if (id === '') {
+    throw new KataError('InvalidArgument', 'ID cannot be blank', { hint: 'kata-runtime ps lists the sandboxes of this machine' });
+  }
+  return checkId(id, 'container/sandbox');
+}
+
 /** The socket of a sandbox; NotFound names the places that were looked at. */
 export function monitorSocket(roots: readonly string[], sandboxId: string): string {
-  checkId(sandboxId, 'container/sandbox');
+  checkSandboxId(sandboxId);
   const candidates = roots.map((root) => join(root, sandboxId, SOCKET));
   const found = candidates.find((path) => existsSync(path));
   if (found === undefined) {
