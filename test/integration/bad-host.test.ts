@@ -1,7 +1,7 @@
 /** A host or an agent that does not do its part: one clear error within its deadline, and nothing is left. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -138,6 +138,77 @@ test('an agent that announces 3 GB is refused before anything is stored', async 
   const text = await withConfig('huge', 'mock', fakeAgent('huge', header));
   assert.match(text, /agent/);
   assert.match(text, /length|large|limit|3221225472/i);
+});
+
+/**
+ * In the place of the guest's agent: echoes the preamble of the serial channel and then answers the first request with
+ * `answer`, a list of bytes. Comes behind the embedded initrd, where the kernel unpacks it over the real one.
+ */
+function guestWithAgent(name: string, answer: readonly number[]): string {
+  const folder = join(scratch, `guest-${name}`);
+  const program = `const { closeSync, openSync, readFileSync, readSync, readdirSync, writeSync } = require('node:fs');
+const holder = { exports: {} };
+process.dlopen(holder, '/usr/lib/kata-ts/sys.node');
+for (const [type, path] of [['proc', '/proc'], ['sysfs', '/sys'], ['devtmpfs', '/dev']]) holder.exports.sys(165, type, path, type, 0, null);
+for (const path of JSON.parse(readFileSync('/etc/kata-modules.json', 'utf8')).boot) {
+  const fd = openSync(path, 'r');
+  holder.exports.sys(313, fd, '', 0);
+  closeSync(fd);
+}
+const folder = '/sys/class/virtio-ports';
+let port;
+while ((port = readdirSync(folder).find((one) => { try { return readFileSync(folder + '/' + one + '/name', 'utf8').trim() === 'agent.channel.0'; } catch { return false; } })) === undefined) {}
+const fd = openSync('/dev/' + port, 'r+');
+let held = Buffer.alloc(0);
+let isOpen = false;
+const buffer = Buffer.alloc(4096);
+for (;;) {
+  const count = readSync(fd, buffer);
+  held = Buffer.concat([held, buffer.subarray(0, count)]);
+  while (!isOpen && held.length >= 36) {
+    writeSync(fd, echo(held.subarray(16, 32)));
+    held = held.subarray(36);
+    isOpen = held.length < 36;
+  }
+  if (isOpen && held.length > 0 && ${String(answer.length > 0)}) {
+    writeSync(fd, Buffer.from(${JSON.stringify(answer)}));
+    setInterval(() => undefined, 1 << 30);
+    break;
+  }
+}
+function echo(nonce) {
+  const out = Buffer.alloc(36);
+  Buffer.from('kata-ts/serial/g').forEach((byte, i) => { out[i] = (byte * 73 + i * 41 + 0x5b) & 0xff; });
+  nonce.copy(out, 16);
+  let hash = 0x811c9dc5;
+  for (const byte of out.subarray(0, 32)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  out.writeUInt32BE(hash, 32);
+  return out;
+}
+`;
+  mkdirSync(join(folder, 'usr/lib/kata-ts'), { recursive: true });
+  writeFileSync(join(folder, 'usr/lib/kata-ts/agent.cjs'), program);
+  const initrd = join(scratch, `${name}.img`);
+  copyFileSync(join(ROOT, 'build/guest/initrd.img'), initrd);
+  execFileSync('sh', ['-c', `truncate -s %512 ${initrd} && cd ${folder} && find . -type f | cpio -o -H newc --quiet >> ${initrd}`]);
+  return initrd;
+}
+
+test('in a virtual machine: an agent that never answers, answers garbage, or announces 3 GB, is named with what was waited for', async () => {
+  const agents: Readonly<Record<string, readonly number[]>> = {
+    vmmute: [],
+    vmgarbage: [0, 0, 0, 5, 0, 0, 0, 1, 2, 0, 255, 255, 255, 255, 255],
+    vmhuge: [0xc0, 0, 0, 0, 0, 0, 0, 1, 2, 0],
+  };
+  const texts: string[] = [];
+  for (const [name, answer] of Object.entries(agents)) {
+    const hypervisor = { initrd: `"${guestWithAgent(name, answer)}"`, default_memory: '512', boot_timeout: '120' };
+    texts.push(await withConfig(name, 'qemu', { hypervisor }, 160_000));
+  }
+  const [mute, garbage, huge] = texts;
+  assert.match(mute ?? '', /agent call Check of sandbox "vmmute\d+": no answer within 30000 ms/);
+  assert.match(garbage ?? '', /agent call Check of sandbox "vmgarbage\d+": .*unmarshal response error/);
+  assert.match(huge ?? '', /agent call Check of sandbox "vmhuge\d+": .*3221225472/);
 });
 
 test('an agent that hangs up at once is named as the cause', async () => {
