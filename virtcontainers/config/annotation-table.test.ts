@@ -53,9 +53,9 @@ const ROWS = new Map<string, Row>([
   ...Object.entries(OTHERS).map(([suffix, row]): [string, Row] => [`io.katacontainers.${suffix}`, row]),
 ]);
 
-const VALID = ['hypervisor_paths', 'jailer_paths', 'ctlpaths', 'file_mem_backends', 'virtio_fs_daemon_paths', 'vhost_user_store_paths', 'entropy_sources'];
+const VALID = ['valid_hypervisor_paths', 'valid_jailer_paths', 'valid_ctlpaths', 'valid_file_mem_backends', 'valid_virtio_fs_daemon_paths', 'valid_vhost_user_store_paths', 'valid_entropy_sources'];
 function configOf(patterns: readonly string[]): RuntimeConfig {
-  const valid = VALID.map((name) => `valid_${name} = ["/ok/*"]\n`).join('');
+  const valid = VALID.map((name) => `${name} = ["/ok/*"]\n`).join('');
   return parseConfig(`[hypervisor.qemu]\ninitrd = "/i"\nkernel_params = "x a=1"\nvirtio_fs_extra_args = ["-a"]\n${valid}enable_annotations = ${JSON.stringify(patterns)}\n`, '/etc/c.toml', { host: HOST });
 }
 const GATE_LINE = 5 + VALID.length;

@@ -7,6 +7,9 @@ import { RUNTIME_KEYS } from './section-keys';
 import { SUPPORTED_HYPERVISORS, type HypervisorConfig, type RuntimeConfig } from './types';
 import { parseVerity } from './verity';
 
+/** PCI slots that a template keeps for root ports (hypervisor/qemu/layout.ts). */
+const MAX_TEMPLATE_PORTS = 7;
+
 /** Fails the check of one key; the place is where the key was set, else the table, else the file. */
 function refuse(config: RuntimeConfig, key: string, what: string, hint: string): never {
   const table = key.slice(0, key.lastIndexOf('.'));
@@ -31,6 +34,12 @@ export function checkRules(config: RuntimeConfig): void {
   }
   if (factory.enableTemplate && hv.fileMemBackend !== '') {
     refuse(config, 'factory.enable_template', 'a template and file_mem_backend exclude each other', `remove file_mem_backend from [hypervisor.${hv.type}]`);
+  }
+  if (factory.enableTemplate && hv.guestExtensionImages.length > 0) {
+    refuse(config, hvKey('guest_extension_images'), 'a template has none', 'set guest_extension_images = [], or enable_template = false');
+  }
+  if (factory.enableTemplate && hv.pcieRootPort > MAX_TEMPLATE_PORTS) {
+    refuse(config, hvKey('pcie_root_port'), `a template has room for ${String(MAX_TEMPLATE_PORTS)} root ports`, `set pcie_root_port to ${String(MAX_TEMPLATE_PORTS)} or less, or enable_template = false`);
   }
   if (factory.vmCacheNumber > 0 && hv.type !== 'qemu') {
     refuse(config, 'factory.vm_cache_number', 'VM cache just supports qemu', 'set vm_cache_number = 0, or use [hypervisor.qemu]');

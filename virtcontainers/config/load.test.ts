@@ -171,9 +171,9 @@ test('mock has no assets to look for; a VMM without a driver is refused before i
 test('kernel parameters of runtime and agent come in the order of upstream', () => {
   const parse = (text: string) => parseConfig(text, '/c.toml', { host: HOST });
   assert.deepEqual(agentKernelParams(parse('[hypervisor.qemu]\ninitrd = "/i"\nblock_device_driver = "virtio-blk"')), []);
-  const all = parse('[hypervisor.qemu]\nimage = "/i"\n[agent.kata]\nenable_debug = true\nenable_tracing = true\ndebug_console_enabled = true\ncdh_api_timeout = 50\nvisible_cdi_devices = true\ncontainer_pipe_size = 4096');
+  const all = parse('[hypervisor.qemu]\nimage = "/i"\n[agent.kata]\nenable_debug = true\nenable_tracing = true\ndebug_console_enabled = true\ncdh_api_timeout = 50\nlaunch_process_timeout = 6\nvisible_cdi_devices = true\ncontainer_pipe_size = 4096');
   assert.equal(
     agentKernelParams(all).join(' '),
-    'systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket scsi_mod.scan=none agent.log=debug agent.trace=true agent.container_pipe_size=4096 agent.debug_console agent.debug_console_vport=1026 agent.cdh_api_timeout=50 agent.visible_cdi_devices=true',
+    'systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket scsi_mod.scan=none agent.log=debug agent.trace=true agent.container_pipe_size=4096 agent.debug_console agent.debug_console_vport=1026 agent.cdh_api_timeout=50 agent.launch_process_timeout=6 agent.visible_cdi_devices=true',
   );
 });

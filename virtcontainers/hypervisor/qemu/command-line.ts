@@ -4,7 +4,7 @@
  */
 import * as devices from './devices';
 import { kernelLine, maxVcpus } from './kernel-line';
-import { fileIn } from './layout';
+import { fileIn, independentIothread } from './layout';
 import { commas, memoryOptions, memorySize } from './memory';
 import { imageIsNvdimm, isMicrovm, type InheritedFds, type QemuPlan } from './plan';
 
@@ -71,6 +71,7 @@ export function commandLine(plan: QemuPlan, qmpFd: number, fds: InheritedFds): s
     ...devices.console(plan),
     ...devices.ports(plan),
     ...devices.image(plan),
+    ...devices.extensionImages(plan),
     ...devices.misc(plan),
     ...devices.vsock(plan, fds),
     ...devices.share(plan),
@@ -86,6 +87,7 @@ export function commandLine(plan: QemuPlan, qmpFd: number, fds: InheritedFds): s
     ...guest(plan),
     ...(config.firmware === '' ? [] : ['-bios', config.firmware]),
     ...(config.enableIothreads ? ['-object', `iothread,id=iothread-${plan.token}`] : []),
+    ...Array.from({ length: config.indepIothreads }, (_, index) => ['-object', `iothread,id=${independentIothread(index)}`]).flat(),
     ...(spec.template?.use === 'clone' ? ['-S', '-incoming', 'defer'] : []),
     '-pidfile', fileIn(spec.directory, 'pid'),
     // Deviation: no -D file in debug mode. It has no bound; what QEMU says is on its stderr, which we keep.

@@ -4,6 +4,10 @@ import { AGENT_PORT, AGENT_PORT_ID, bridgeId, DEBUG_CONSOLE_PORT, fileIn, SLOT }
 import { commas } from './memory';
 import { hasDebugConsole, hasSerialConsole, imageIsNvdimm, isMicrovm, type InheritedFds, type QemuPlan } from './plan';
 
+/** Of a drive's id, and of a virtio disk's serial. */
+const MAX_ID = 31;
+const MAX_SERIAL = 20;
+
 /** `virtio-net` -> `virtio-net-pci`, or the MMIO form that microvm has. */
 function virtio(plan: QemuPlan, name: string): string {
   return `${name}-${isMicrovm(plan) ? 'device' : 'pci'}`;
@@ -75,6 +79,23 @@ export function image(plan: QemuPlan): string[] {
   ];
 }
 
+/** `guest_extension_images`: read-only disks that the agent finds by their serial. Never with a template (config/checks.ts). */
+export function extensionImages(plan: QemuPlan): string[] {
+  return plan.spec.config.guestExtensionImages.flatMap(({ name, path }) => {
+    const id = `extension-${name}`.slice(0, MAX_ID);
+    return [
+      '-device', `${virtio(plan, 'virtio-blk')}${modern(plan)},drive=${id},config-wce=off,share-rw=on,serial=${id.slice(0, MAX_SERIAL)}`,
+      '-drive', `id=${id},file=${commas(path)},aio=threads,format=raw,if=none,readonly=on`,
+    ];
+  });
+}
+
+/** `,logical_block_size=...` for disks of containers, where configured. */
+function sectorSizes({ spec: { config } }: QemuPlan): string {
+  const part = (name: string, size: number): string => (size > 0 ? `,${name}=${String(size)}` : '');
+  return part('logical_block_size', config.blockDeviceLogicalSectorSize) + part('physical_block_size', config.blockDevicePhysicalSectorSize);
+}
+
 export function misc(plan: QemuPlan): string[] {
   const { config } = plan.spec;
   const iothread = config.enableIothreads ? `,iothread=iothread-${plan.token}` : '';
@@ -144,7 +165,7 @@ export function block(plan: QemuPlan, device: BlockDevice, index: number): strin
   const cache = config.blockDeviceCacheSet ? `,cache.direct=${config.blockDeviceCacheDirect ? 'on' : 'off'},cache.no-flush=${config.blockDeviceCacheNoflush ? 'on' : 'off'}` : '';
   const readOnly = device.readOnly ? ',readonly=on,file.locking=off' : '';
   return [
-    '-device', `${virtio(plan, 'virtio-blk')}${modern(plan)},drive=${device.id},id=virtio-${device.id},config-wce=off,share-rw=on,serial=${device.id.slice(0, 20)}${address(plan, SLOT.block + index)}`,
+    '-device', `${virtio(plan, 'virtio-blk')}${modern(plan)},drive=${device.id},id=virtio-${device.id},config-wce=off,share-rw=on,serial=${device.id.slice(0, MAX_SERIAL)}${sectorSizes(plan)}${address(plan, SLOT.block + index)}`,
     '-drive', `id=${device.id},file=${commas(device.path)},aio=${config.blockDeviceAio},format=raw,if=none${readOnly}${cache}`,
   ];
 }

@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import { KataError } from '../../../base/errors';
 import type { BlockDevice, GuestBlockAddress, HotplugControl, NetDevice, SharedFolder, VmSpec } from '../types';
-import { bridgeId, fileIn, FIRST_BRIDGE_SLOT, hexSlot, LAST_BRIDGE_SLOT, SLOT } from './layout';
+import { bridgeId, fileIn, FIRST_BRIDGE_SLOT, hexSlot, independentIothread, LAST_BRIDGE_SLOT, SLOT } from './layout';
 import type { QmpClient } from './qmp/client';
 
 const UNPLUG_TIMEOUT_MS = 10_000;
@@ -27,6 +27,7 @@ export class QemuHotplug implements HotplugControl {
   private readonly scsi = new Map<string, number>();
   /** Attached block devices: id -> path on the host. */
   private readonly paths = new Map<string, string>();
+  private iothreadsUsed = 0;
 
   constructor(
     private readonly spec: VmSpec,
@@ -125,7 +126,7 @@ export class QemuHotplug implements HotplugControl {
     try {
       await this.qmp().execute('device_add', {
         id: `virtio-${device.id}`, driver: 'virtio-blk-pci', drive: device.id, 'share-rw': true, 'num-queues': this.spec.vcpus, romfile: '',
-        bus: bridgeId(place.bridge), addr: hexSlot(place.slot),
+        bus: bridgeId(place.bridge), addr: hexSlot(place.slot), ...this.sectorSizes(), ...this.nextIothread(),
       });
     } catch (reason) {
       this.release(device.id);
@@ -144,13 +145,24 @@ export class QemuHotplug implements HotplugControl {
     this.scsi.set(device.id, index);
     try {
       await this.qmp().execute('device_add', {
-        id: `virtio-${device.id}`, driver: 'scsi-hd', drive: device.id, bus: 'scsi0.0', 'scsi-id': target, lun, 'share-rw': true,
+        id: `virtio-${device.id}`, driver: 'scsi-hd', drive: device.id, bus: 'scsi0.0', 'scsi-id': target, lun, 'share-rw': true, ...this.sectorSizes(),
       });
     } catch (reason) {
       this.scsi.delete(device.id);
       throw reason;
     }
     return { kind: 'scsi', target, lun };
+  }
+
+  private sectorSizes(): Readonly<Record<string, number>> {
+    const { blockDeviceLogicalSectorSize: logical, blockDevicePhysicalSectorSize: physical } = this.spec.config;
+    return { ...(logical > 0 ? { logical_block_size: logical } : {}), ...(physical > 0 ? { physical_block_size: physical } : {}) };
+  }
+
+  /** The independent I/O threads in turn. */
+  private nextIothread(): Readonly<Record<string, string>> {
+    const { indepIothreads } = this.spec.config;
+    return indepIothreads === 0 ? {} : { iothread: independentIothread(this.iothreadsUsed++ % indepIothreads) };
   }
 
   /**

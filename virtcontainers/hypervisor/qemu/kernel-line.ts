@@ -1,4 +1,5 @@
 /** The kernel command line, by groups; a later word wins (virtcontainers-behaviour 3.5 for groups 1 to 8). */
+import { parseVerity, veritySectors } from '../../config/verity';
 import { hasSerialConsole, imageIsNvdimm, isMicrovm, type QemuPlan } from './plan';
 
 function architecture(plan: QemuPlan): string[] {
@@ -30,10 +31,27 @@ function rootFileSystem(plan: QemuPlan): string[] {
   }
   const type = config.rootfsType === '' ? 'ext4' : config.rootfsType;
   const nvdimm = imageIsNvdimm(plan);
+  if (config.kernelVerityParams !== '') {
+    return verifiedRoot(config.kernelVerityParams, nvdimm ? '/dev/pmem0p' : '/dev/vda', type);
+  }
   const dax = nvdimm ? ['dax'] : [];
   const flags = { ext4: [...dax, 'data=ordered', 'errors=remount-ro'], xfs: dax, erofs: dax }[type] ?? dax;
   const rootflags = type === 'erofs' && nvdimm ? 'dax=always' : flags.join(',');
   return [`root=${nvdimm ? '/dev/pmem0p1' : '/dev/vda1'}`, ...(rootflags === '' ? [] : [`rootflags=${rootflags}`]), 'ro', `rootfstype=${type}`];
+}
+
+/** The first partition through dm-verity, its hashes in the second; made by the guest's kernel itself (CONFIG_DM_INIT). No DAX. */
+function verifiedRoot(params: string, partition: string, type: string): string[] {
+  const verity = parseVerity(params);
+  const numbers = [verity.dataBlockSize, verity.hashBlockSize, verity.dataBlocks].map(String).join(' ');
+  const target = `dm-verity,,,ro,0 ${String(veritySectors(verity))} verity 1 ${partition}1 ${partition}2 ${numbers} 0 sha256 ${verity.rootHash} ${verity.salt}`;
+  const rootflags = type === 'ext4' ? ['rootflags=data=ordered,errors=remount-ro'] : [];
+  return [`dm-mod.create="${target}"`, 'root=/dev/dm-0', ...rootflags, 'ro', `rootfstype=${type}`];
+}
+
+/** Tells the agent which extension images there are, and how to verify them. */
+function extensions(plan: QemuPlan): string[] {
+  return plan.spec.config.guestExtensionImages.map(({ name, verity_params: params = '' }) => `kata.extension.${name}.verity_params${params === '' ? '' : `=${params}`}`);
 }
 
 function verbosity(plan: QemuPlan): string[] {
@@ -56,6 +74,7 @@ export function kernelLine(plan: QemuPlan): string {
     ...verbosity(plan),
     'panic=1',
     `nr_cpus=${String(maxVcpus(plan))}`,
+    ...extensions(plan),
     ...spec.kernelParams,
     ...spec.config.kernelParams.split(/\s+/).filter((word) => word !== ''),
   ].join(' ');

@@ -35,6 +35,11 @@ export function bridgeId(index: number): string {
   return `pci-bridge-${String(index)}`;
 }
 
+/** Id of one of `indep_iothreads`. */
+export function independentIothread(index: number): string {
+  return `indep_iothread_${String(index)}`;
+}
+
 /** Two hex digits, as guest PCI paths have them. */
 export function hexSlot(slot: number): string {
   return slot.toString(16).padStart(2, '0');

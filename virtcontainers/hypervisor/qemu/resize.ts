@@ -160,9 +160,11 @@ export class QemuResize implements ResizeControl {
     const shared = share?.kind === 'virtio-fs' || config.enableVhostUserStore;
     const backend = config.enableHugepages
       ? { 'qom-type': 'memory-backend-file', 'mem-path': '/dev/hugepages', share: true }
-      : shared
-        ? { 'qom-type': 'memory-backend-memfd', share: true }
-        : { 'qom-type': 'memory-backend-ram' };
+      : config.fileMemBackend !== ''
+        ? { 'qom-type': 'memory-backend-file', 'mem-path': config.fileMemBackend, share: true }
+        : shared
+          ? { 'qom-type': 'memory-backend-memfd', share: true }
+          : { 'qom-type': 'memory-backend-ram' };
     await this.qmp().execute('object-add', { ...backend, id, size, ...more }, MEMORY_TIMEOUT_MS);
   }
 }
