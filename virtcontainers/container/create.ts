@@ -3,8 +3,9 @@ import { constrainSpec } from '../../agent-client/constrain';
 import type { AgentDevice, AgentStorage } from '../../agent-client/types';
 import { withTimeout } from '../../base/deadline';
 import { isCode, KataError } from '../../base/errors';
-import type { OciSpec } from '../../base/oci-spec';
+import type { OciLinux, OciSpec } from '../../base/oci-spec';
 import type { UndoStack } from '../../base/undo';
+import { containerSwap } from '../config/container-annotations';
 import { attachMounted, attachNode } from '../device/block';
 import { copyToGuest } from '../fs-share/copy';
 import type { ContainerHost } from './host';
@@ -14,6 +15,7 @@ import type { ContainerRequest } from './types';
 const REMOVE_TIMEOUT_MS = 10_000;
 
 async function attachAll(undo: UndoStack, host: ContainerHost, request: ContainerRequest, prepared: PreparedContainer): Promise<{ storages: AgentStorage[]; devices: AgentDevice[] }> {
+  refuseVfio(request);
   const storages: AgentStorage[] = [];
   const devices: AgentDevice[] = [];
   if (prepared.rootfs.kind === 'block') {
@@ -33,10 +35,32 @@ async function attachAll(undo: UndoStack, host: ContainerHost, request: Containe
   return { storages, devices };
 }
 
+/** A group below /dev/vfio is a device of the host; without it the container would start without what it asked for. */
+function refuseVfio(request: ContainerRequest): void {
+  const device = request.spec.linux?.devices?.find(({ path, type }) => type === 'c' && /^\/dev\/vfio\/(?!vfio$)/.test(path));
+  if (device !== undefined) {
+    throw new KataError('Unimplemented', `device ${device.path} in container "${request.id}": device pass-through (VFIO) is not supported yet`, {
+      hint: 'take the device away; privileged containers get all of the host unless containerd has privileged_without_host_devices = true',
+    });
+  }
+}
+
+/** Swap of the container by annotation (`io.katacontainers.container.resource.*`), as a part of its memory limits. */
+function withSwap(linux: OciLinux | undefined, annotations: Record<string, string> | undefined): OciLinux | undefined {
+  const { swappiness, swapBytes } = containerSwap(annotations);
+  if (swappiness === undefined && swapBytes === undefined) {
+    return linux;
+  }
+  const memory = { ...linux?.resources?.memory, ...(swappiness === undefined ? {} : { swappiness }), ...(swapBytes === undefined ? {} : { swap: swapBytes }) };
+  return { ...linux, resources: { ...linux?.resources, memory } };
+}
+
 /** The spec as the agent gets it. */
 function guestSpec(request: ContainerRequest, prepared: PreparedContainer): OciSpec {
+  const linux = withSwap(request.spec.linux, request.spec.annotations);
   return {
     ...request.spec,
+    ...(linux === undefined ? {} : { linux }),
     mounts: [...prepared.planned.mounts],
     ...(request.spec.process === undefined ? {} : { process: { ...request.spec.process, terminal: request.terminal } }),
   };
