@@ -61,10 +61,18 @@ export function errorText(root: string, error: NonNullable<TestEnd['details']['e
 class FileTimes {
   private readonly ms = new Map<string, number>();
   private last = performance.now();
+  /** The test file that runs; undefined where several do. */
+  current: string | undefined;
+
+  constructor(
+    private readonly files: readonly string[],
+    private readonly oneByOne: boolean,
+  ) {}
 
   seen(file: string | undefined): void {
     const now = performance.now();
-    if (file !== undefined) {
+    if (file !== undefined && this.files.includes(file)) {
+      this.current = this.oneByOne ? file : undefined;
       this.ms.set(file, (this.ms.get(file) ?? 0) + now - this.last);
       this.last = now;
     }
@@ -78,10 +86,11 @@ class FileTimes {
 export async function runFiles(options: RunOptions): Promise<Totals> {
   const { root, files, concurrency } = options;
   const totals = emptyTotals();
-  const times = new FileTimes();
+  const paths = files.map((file) => `${root}/${file}`);
+  const times = new FileTimes(paths, concurrency === 1);
   const timer = new AbortController();
   const ended = setTimeout(() => { timer.abort(); }, options.suiteTimeoutMs);
-  const stream = run({ files: files.map((file) => `${root}/${file}`), concurrency, timeout: options.testTimeoutMs, signal: timer.signal });
+  const stream = run({ files: paths, concurrency, timeout: options.testTimeoutMs, signal: timer.signal });
   stream.on('test:pass', (end: TestEnd) => {
     if (end.details.type !== 'suite') {
       totals[end.skip === undefined || end.skip === false ? 'passed' : 'skipped']++;
@@ -93,9 +102,9 @@ export async function runFiles(options: RunOptions): Promise<Totals> {
       return;
     }
     totals.failed++;
-    const file = relative(root, end.file ?? '');
+    // A hook fails under the name of the file that has it, which may be one of test/support.
     const name = end.name === end.file ? 'the file itself, or its before or after' : end.name;
-    totals.failures.push(`${file}: ${name}\n${error === undefined ? '' : errorText(root, error)}`);
+    totals.failures.push(`${relative(root, times.current ?? end.file ?? '')}: ${name}\n${error === undefined ? '' : errorText(root, error)}`);
   });
   for (const event of ['test:pass', 'test:fail', 'test:plan', 'test:diagnostic'] as const) {
     stream.on(event, ({ file }: { readonly file?: string }) => { times.seen(file); });
