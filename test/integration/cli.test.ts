@@ -1,7 +1,7 @@
 /** kata-runtime and shim-monitor against a running sandbox in a real virtual machine. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -103,6 +103,23 @@ test('agent-url answers by curl as in the documents', async () => {
   const answer = await curl('http://shim/agent-url');
   assert.equal(answer.status, 200);
   assert.match(answer.body, /^(vsock|serial):\/\//);
+});
+
+test('the examples of README and documents run as they are written', async () => {
+  const lines = ['README.md', 'docs/kata-runtime.md', 'docs/kata-runtime-commands.md'].flatMap((name) => readFileSync(join(ROOT, name), 'utf8').split('\n'));
+  const examples = lines
+    .map((line) => line.replace(/^[$ ]+/, '').replace(/ +#.*$/, '').replace(/ {3,}\S.*$/, ''))
+    .filter((line) => /^(?:curl --unix-socket|kata-runtime (?:ps|gc|metrics|iptables get|exec|env|explain|completion|collect-data) ?)/.test(line) && !line.includes('[options]') && !line.includes('| jq') && !line.includes('/etc/'));
+  assert.ok(examples.filter((line) => line.startsWith('curl')).length >= 8, examples.join('\n'));
+  const env = { ...process.env, PATH: `${join(ROOT, 'build')}:${process.env['PATH'] ?? ''}`, KATA_CONF_FILE: join(host.folder, 'configuration.toml') };
+  for (const line of new Set(examples)) {
+    const bundle = host.containerd.bundle(ID);
+    const command = line.replace('/run/containerd/io.containerd.runtime.v2.task/k8s.io/<id>', bundle).replace(/<(?:sandbox-)?id>|5f1d\.\.\.|\bfirst\b/g, ID).replace('$(kata-runtime ps -q | head -1)', ID).replace('/dev/loop0', volume.device).replace(/^curl /, 'curl --fail ');
+    const done = spawnSync('bash', ['-c', command], { cwd: work, env, encoding: 'utf8', input: 'exit\n', timeout: 60_000 });
+    // grep finds nothing where nothing is set.
+    assert.ok(done.status === 0 || (command.includes('| grep') && done.status === 1 && done.stderr === ''), `${command}: ${String(done.status)} ${done.stderr}`);
+    assert.doesNotMatch(done.stdout, /404 page not found/, command);
+  }
 });
 
 test('iptables: rules set from a file are there afterwards, in both families', async () => {
