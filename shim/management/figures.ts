@@ -21,15 +21,16 @@ export class DurationHistograms {
 
   /** Sample lines of the Prometheus text format, cumulative as it wants them. */
   lines(family: string): string[] {
-    return [...this.byAction].flatMap(([action, { counts, sum }]) => {
-      const label = `action="${action}"`;
+    const lines: string[] = [];
+    for (const [action, { counts, sum }] of this.byAction) {
       let total = 0;
-      const buckets = counts.map((count, index) => {
+      for (const [index, count] of counts.entries()) {
         total += count;
-        return `${family}_bucket{${label},le="${String(BUCKETS_MS[index] ?? '+Inf')}"} ${String(total)}`;
-      });
-      return [...buckets, `${family}_sum{${label}} ${String(sum)}`, `${family}_count{${label}} ${String(total)}`];
-    });
+        lines.push(`${family}_bucket{action="${action}",le="${String(BUCKETS_MS[index] ?? '+Inf')}"} ${String(total)}`);
+      }
+      lines.push(`${family}_sum{action="${action}"} ${String(sum)}`, `${family}_count{action="${action}"} ${String(total)}`);
+    }
+    return lines;
   }
 }
 

@@ -43,7 +43,7 @@ export function renderMetrics(input: MetricsInput): string {
           gauge('kata_shim_pod_overhead_memory_in_bytes', 'Memory of the pod beyond its containers.', [[{}, input.overhead.memoryBytes]]),
         ]),
     ...(input.factory === undefined ? [] : factoryFamilies(input.factory)),
-    ...nodeFamilies(),
+    ...nodeFamilies(input.shim),
   ];
   const own = families
     .filter(([, , , lines]) => lines.length > 0)
@@ -58,26 +58,43 @@ function histogram(name: string, help: string, source: ShimFigures['rpcs']): Fam
 
 type Sample = readonly [labels: Readonly<Record<string, string>>, value: number];
 
+/** The format has words of its own for what is no finite number. */
+function number(value: number): string {
+  return Number.isFinite(value) ? String(value) : Number.isNaN(value) ? 'NaN' : value > 0 ? '+Inf' : '-Inf';
+}
+
+const labelText = (text: string): string => (/["\\\n]/.test(text) ? text.replace(/["\\\n]/g, '_') : text);
+
 function gauge(name: string, help: string, samples: readonly Sample[], type = 'gauge'): Family {
   const lines = samples.map(([labels, value]) => {
-    const list = Object.entries(labels).map(([key, text]) => `${key}="${text.replace(/["\\\n]/g, '_')}"`);
-    return `${name}${list.length === 0 ? '' : `{${list.join(',')}}`} ${String(value)}`;
+    const list = Object.entries(labels).map(([key, text]) => `${key}="${labelText(text)}"`);
+    return `${name}${list.length === 0 ? '' : `{${list.join(',')}}`} ${number(value)}`;
   });
   return [name, type, help, lines];
+}
+
+/** One sample for each item. Most samples of a scrape are such: no object is made for them. */
+function items(name: string, help: string, values: ReadonlyMap<string, number>, label = ''): Family {
+  const lines: string[] = [];
+  for (const [item, value] of values) {
+    lines.push(`${name}{${label}item="${item}"} ${number(value)}`);
+  }
+  return [name, 'gauge', help, lines];
 }
 
 function processFamilies(prefix: string, figures: ProcFigures | undefined): Family[] {
   if (figures === undefined) {
     return [];
   }
-  const items = (map: ReadonlyMap<string, number>): Sample[] => [...map].map(([item, value]) => [{ item }, value]);
+  const help = 'Figures of /proc/PID/net/dev.';
+  const net = [...figures.netdev].flatMap(([name, values]) => items(`${prefix}_netdev`, help, values, `interface="${labelText(name)}",`)[3]);
   return [
     gauge(`${prefix}_threads`, 'Threads of the process.', [[{}, figures.threads]]),
     gauge(`${prefix}_fds`, 'Open descriptors of the process.', [[{}, figures.fds]]),
-    gauge(`${prefix}_proc_status`, 'Figures of /proc/PID/status.', items(figures.procStatus)),
-    gauge(`${prefix}_proc_stat`, 'Figures of /proc/PID/stat.', items(figures.procStat)),
-    gauge(`${prefix}_io_stat`, 'Figures of /proc/PID/io.', items(figures.ioStat)),
-    gauge(`${prefix}_netdev`, 'Figures of /proc/PID/net/dev.', [...figures.netdev].flatMap(([name, values]) => [...values].map(([item, value]): Sample => [{ interface: name, item }, value]))),
+    items(`${prefix}_proc_status`, 'Figures of /proc/PID/status.', figures.procStatus),
+    items(`${prefix}_proc_stat`, 'Figures of /proc/PID/stat.', figures.procStat),
+    items(`${prefix}_io_stat`, 'Figures of /proc/PID/io.', figures.ioStat),
+    [`${prefix}_netdev`, 'gauge', help, net],
   ];
 }
 
@@ -89,13 +106,18 @@ function factoryFamilies({ hits, misses, fallbacks }: Counts): Family[] {
   ];
 }
 
-function nodeFamilies(): Family[] {
-  const { rss } = process.memoryUsage();
+/** Upstream has them from its metrics library, by these names. Its `go_*` families have no meaning here. */
+function nodeFamilies(shim: ProcFigures | undefined): Family[] {
   const { user, system } = process.cpuUsage();
+  const limits = shim?.limits;
   return [
-    gauge('process_cpu_seconds_total', 'CPU time of the shim.', [[{}, (user + system) / 1e6]], 'counter'),
-    gauge('process_resident_memory_bytes', 'Resident memory of the shim.', [[{}, rss]]),
-    gauge('process_start_time_seconds', 'Start of the shim since the epoch.', [[{}, (Date.now() - process.uptime() * 1000) / 1000]]),
+    gauge('process_cpu_seconds_total', 'Total user and system CPU time spent in seconds.', [[{}, (user + system) / 1e6]], 'counter'),
+    gauge('process_resident_memory_bytes', 'Resident memory size in bytes.', [[{}, process.memoryUsage.rss()]]),
+    gauge('process_start_time_seconds', 'Start time of the process since unix epoch in seconds.', [[{}, (Date.now() - process.uptime() * 1000) / 1000]]),
+    gauge('process_virtual_memory_bytes', 'Virtual memory size in bytes.', [[{}, shim?.procStatus.get('vmsize') ?? 0]]),
+    gauge('process_virtual_memory_max_bytes', 'Maximum amount of virtual memory available in bytes.', limits === undefined ? [] : [[{}, limits.addressSpaceBytes]]),
+    gauge('process_open_fds', 'Number of open file descriptors.', [[{}, shim?.fds ?? 0]]),
+    gauge('process_max_fds', 'Maximum number of open file descriptors.', limits === undefined ? [] : [[{}, limits.openFiles]]),
   ];
 }
 

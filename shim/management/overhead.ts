@@ -20,6 +20,11 @@ interface Point {
   readonly memoryBytes: number;
 }
 
+/** With the containers whose use is taken off: points of other containers do not compare. */
+interface PointOf extends Point {
+  readonly containers: string;
+}
+
 function hostFigures(pid: number): { readonly cpuNs: number; readonly memoryBytes: number } {
   try {
     const stat = readFileSync(`/proc/${String(pid)}/stat`, 'latin1');
@@ -41,10 +46,14 @@ export class PodOverhead {
   /** Of the sample before; undefined until there is one. */
   latest: Overhead | undefined;
   private sampling = false;
+  private previous: PointOf | undefined;
 
   constructor(private readonly sandbox: Sandbox) {}
 
-  /** Takes two points one second apart, in the background; at most one sampling at a time. Never throws. */
+  /**
+   * Takes a point in the background and compares it with the one of the scrape before; two points one second apart
+   * where there is none to compare with. At most one sampling at a time. Never throws.
+   */
   sample(pids: readonly number[]): void {
     if (this.sampling || this.sandbox.state !== 'running') {
       return;
@@ -52,7 +61,7 @@ export class PodOverhead {
     this.sampling = true;
     this.measure(pids).then(
       (overhead) => {
-        this.latest = overhead;
+        this.latest = overhead ?? this.latest;
         this.sampling = false;
       },
       () => {
@@ -61,19 +70,30 @@ export class PodOverhead {
     );
   }
 
-  private async measure(pids: readonly number[]): Promise<Overhead> {
-    const first = await this.point(pids);
+  private async measure(pids: readonly number[]): Promise<Overhead | undefined> {
+    const { previous } = this;
+    const now = await this.point(pids);
+    if (previous !== undefined && now.atNs - previous.atNs < BigInt(INTERVAL_MS) * 1_000_000n) {
+      return undefined;
+    }
+    this.previous = now;
+    if (previous?.containers === now.containers) {
+      return overheadBetween(previous, now);
+    }
     await sleep(INTERVAL_MS);
-    return overheadBetween(first, await this.point(pids));
+    const later = await this.point(pids);
+    this.previous = later;
+    return later.containers === now.containers ? overheadBetween(now, later) : undefined;
   }
 
-  private async point(pids: readonly number[]): Promise<Point> {
+  private async point(pids: readonly number[]): Promise<PointOf> {
     const late = (): KataError => new KataError('DeadlineExceeded', 'the guest gave no figures in time');
     const running = [...this.sandbox.containers.values()].filter((container) => container.state === 'running');
     const guest = await withTimeout(Promise.all(running.map((container) => container.stats())), STATS_TIMEOUT_MS, late);
     const host = pids.map(hostFigures);
     const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
     return {
+      containers: running.map((container) => container.id).join(),
       atNs: process.hrtime.bigint(),
       cpuNs: sum(host.map((figures) => figures.cpuNs)) - sum(guest.map((stats) => Number(stats.cpu.totalNs))),
       memoryBytes: sum(host.map((figures) => figures.memoryBytes)) - sum(guest.map((stats) => Number(stats.memory.usage.usage))),

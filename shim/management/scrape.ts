@@ -10,6 +10,12 @@ import { renderMetrics } from './metrics';
 import { overheadOf } from './overhead';
 
 const AGENT_TIMEOUT_MS = 5_000;
+/**
+ * The shim is in the host's network namespace, which has an interface for every pod: upstream dropped the family for
+ * that. The first ones are the machine's own.
+ */
+const MAX_HOST_INTERFACES = 4;
+const MAX_POD_INTERFACES = 64;
 
 /** Agents without metrics are not asked again. */
 const withoutMetrics = new WeakSet<ManagementOptions>();
@@ -54,9 +60,9 @@ export async function scrape({ options }: Asked): Promise<Answer> {
   const body = renderMetrics({
     sandbox,
     figures,
-    shim: procFigures(process.pid, false),
-    hypervisor: procFigures(sandbox.pid, true),
-    virtiofsd: virtiofsd === undefined ? undefined : procFigures(virtiofsd, false),
+    shim: procFigures(process.pid, { interfaces: MAX_HOST_INTERFACES, limits: true }),
+    hypervisor: procFigures(sandbox.pid, { interfaces: MAX_POD_INTERFACES }),
+    virtiofsd: virtiofsd === undefined ? undefined : procFigures(virtiofsd),
     overhead: overhead.latest,
     factory: factoryCounts(options),
     agentText: text,

@@ -8,6 +8,7 @@ import { factoryRows } from './factory';
 import { memoryRows } from './memory';
 import { renderTable, type Row } from './row';
 import { runcAndMockRows } from './runc-and-mock';
+import { scrapeRows } from './scrape';
 import { startVerbRows } from './start-verb';
 import { stdoutRows } from './stdout';
 
@@ -22,6 +23,7 @@ const PARTS: Readonly<Record<string, () => Promise<Row[]>>> = {
   stdout: stdoutRows,
   'mock-run': runcAndMockRows,
   memory: memoryRows,
+  scrape: scrapeRows,
 };
 
 /** Load average of the last minute: a busy machine's absolute figures say little, its ratios still do. */

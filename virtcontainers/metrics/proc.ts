@@ -11,6 +11,14 @@ export interface ProcFigures {
   readonly ioStat: ReadonlyMap<string, number>;
   /** By interface, then `recv_bytes`, `sent_packets` ...; empty unless asked for. */
   readonly netdev: ReadonlyMap<string, ReadonlyMap<string, number>>;
+  /** Soft limits; undefined unless asked for. Infinity where there is none. */
+  readonly limits: { readonly openFiles: number; readonly addressSpaceBytes: number } | undefined;
+}
+
+export interface ProcQuery {
+  /** The first interfaces of the process's network namespace, at most this many. Default: none. */
+  readonly interfaces?: number;
+  readonly limits?: boolean;
 }
 
 const IO_NAMES: Readonly<Record<string, string>> = {
@@ -55,10 +63,13 @@ export function parseIo(text: string): Map<string, number> {
   );
 }
 
-/** /proc/PID/net/dev. */
-export function parseNetdev(text: string): Map<string, Map<string, number>> {
+/** /proc/PID/net/dev, at most `most` interfaces. */
+export function parseNetdev(text: string, most = Infinity): Map<string, Map<string, number>> {
   const devices = new Map<string, Map<string, number>>();
   for (const line of text.split('\n').slice(2)) {
+    if (devices.size >= most) {
+      break;
+    }
     const at = line.indexOf(':');
     if (at > 0) {
       const values = line.slice(at + 1).trim().split(/\s+/);
@@ -66,6 +77,15 @@ export function parseNetdev(text: string): Map<string, Map<string, number>> {
     }
   }
   return devices;
+}
+
+/** Soft limits of /proc/PID/limits. */
+export function parseLimits(text: string): { readonly openFiles: number; readonly addressSpaceBytes: number } {
+  const soft = (name: string): number => {
+    const value = new RegExp(`^${name}\\s+(\\d+|unlimited)`, 'm').exec(text)?.[1];
+    return value === undefined ? 0 : value === 'unlimited' ? Infinity : Number(value);
+  };
+  return { openFiles: soft('Max open files'), addressSpaceBytes: soft('Max address space') };
 }
 
 function read(path: string): string {
@@ -85,7 +105,7 @@ function count(path: string): number {
 }
 
 /** Undefined if the process is gone. What may not be read is left out. */
-export function procFigures(pid: number, withNetdev: boolean): ProcFigures | undefined {
+export function procFigures(pid: number, { interfaces = 0, limits = false }: ProcQuery = {}): ProcFigures | undefined {
   const folder = `/proc/${String(pid)}`;
   const stat = read(`${folder}/stat`);
   if (stat === '') {
@@ -97,6 +117,7 @@ export function procFigures(pid: number, withNetdev: boolean): ProcFigures | und
     procStatus: parseStatus(read(`${folder}/status`)),
     procStat: parseStat(stat),
     ioStat: parseIo(read(`${folder}/io`)),
-    netdev: withNetdev ? parseNetdev(read(`${folder}/net/dev`)) : new Map(),
+    netdev: interfaces > 0 ? parseNetdev(read(`${folder}/net/dev`), interfaces) : new Map(),
+    limits: limits ? parseLimits(read(`${folder}/limits`)) : undefined,
   };
 }

@@ -27,3 +27,8 @@ test('a family of another type under a known name is dropped when merging', () =
   const merged = mergeFamilies([...parseMetrics('# TYPE a gauge\na 1'), ...parseMetrics('# TYPE a counter\na 2'), ...parseMetrics('# TYPE a gauge\na{x="1"} 3')]);
   assert.deepEqual(merged.map(({ samples }) => samples.map(({ value }) => value)), [['1', '3']]);
 });
+
+test('the same sample twice is one, however its labels look', () => {
+  const text = ['m{a="x\\"y"} 1', 'm{ a = "x\\"y" } 2', 'm{a="1\\\\",b="2"} 3', 'm{a="1",b="\\\\2"} 4'].join('\n');
+  assert.deepEqual(parseMetrics(text).flatMap(({ samples }) => samples.map(({ value }) => value)), ['1', '3', '4']);
+});

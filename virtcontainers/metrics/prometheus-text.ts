@@ -22,11 +22,14 @@ export interface Family {
 const NAME = /^[a-zA-Z_:][a-zA-Z0-9_:]*/;
 const LABEL = /^\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\\n]|\\["\\n])*)"\s*(,|(?=\}))/;
 const VALUE = /^\s+([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|NaN|[+-]?Inf)(?:\s+-?\d+)?\s*$/;
+const COMMENT = /^#\s+(HELP|TYPE)\s+([a-zA-Z_:][a-zA-Z0-9_:]*)\s?(.*)$/;
 const TYPES: ReadonlySet<string> = new Set(['counter', 'gauge', 'histogram', 'summary', 'untyped']);
 const SUFFIXES = ['_bucket', '_sum', '_count'] as const;
 
-const unescape = (text: string): string => text.replace(/\\(["\\n])/g, (_, char: string) => (char === 'n' ? '\n' : char));
-const escapeLabel = (text: string): string => text.replace(/[\\"\n]/g, (char) => (char === '\n' ? '\\n' : `\\${char}`));
+const unescape = (text: string): string => (text.includes('\\') ? unescapeAll(text) : text);
+const unescapeAll = (text: string): string => text.replace(/\\(["\\n])/g, (_, char: string) => (char === 'n' ? '\n' : char));
+const escapeLabel = (text: string): string => (/[\\"\n]/.test(text) ? escapeAll(text) : text);
+const escapeAll = (text: string): string => text.replace(/[\\"\n]/g, (char) => (char === '\n' ? '\\n' : `\\${char}`));
 const escapeHelp = (text: string): string => text.replace(/[\\\n]/g, (char) => (char === '\n' ? '\\n' : '\\\\'));
 
 /** One sample line; undefined for what is none. */
@@ -57,6 +60,15 @@ export function parseSample(line: string): Sample | undefined {
   return value === undefined ? undefined : { name, labels, value };
 }
 
+/** The same text for the same sample only: each value comes with its length. */
+function identityOf({ name, labels }: Sample): string {
+  let text = name;
+  for (const [label, value] of labels) {
+    text += `\0${label}\0${String(value.length)}\0${value}`;
+  }
+  return text;
+}
+
 interface Draft {
   type: FamilyType;
   help: string;
@@ -73,7 +85,7 @@ export function parseMetrics(text: string, maxLines = 100_000): Family[] {
     return draft;
   };
   for (const line of text.split('\n', maxLines)) {
-    const comment = /^#\s+(HELP|TYPE)\s+([a-zA-Z_:][a-zA-Z0-9_:]*)\s?(.*)$/.exec(line);
+    const comment = line.startsWith('#') ? COMMENT.exec(line) : null;
     if (comment !== null) {
       const [, what, name = '', rest = ''] = comment;
       if (what === 'HELP') {
@@ -86,7 +98,7 @@ export function parseMetrics(text: string, maxLines = 100_000): Family[] {
     const sample = parseSample(line);
     if (sample !== undefined) {
       const draft = draftOf(familyOf(sample.name, drafts));
-      const identity = `${sample.name}${JSON.stringify(sample.labels)}`;
+      const identity = identityOf(sample);
       if (!draft.seen.has(identity)) {
         draft.seen.add(identity);
         draft.samples.push(sample);

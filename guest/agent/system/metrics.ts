@@ -106,13 +106,23 @@ function openFiles(): number {
   }
 }
 
+/** The families that an agent of the 3.0 era has from its metrics library. */
+function addProcess(families: Families): void {
+  const { user, system } = process.cpuUsage();
+  const openLimit = /^Max open files\s+(\d+)/m.exec(read('/proc/self/limits'))?.[1] ?? '+Inf';
+  families.add('kata_agent_process_cpu_seconds_total', 'Total user and system CPU time spent in seconds.', [[{}, (user + system) / 1e6]], 'counter');
+  families.add('kata_agent_process_max_fds', 'Maximum number of open file descriptors.', [[{}, openLimit]]);
+  families.add('kata_agent_process_open_fds', 'Number of open file descriptors.', [[{}, openFiles()]]);
+  families.add('kata_agent_process_resident_memory_bytes', 'Resident memory size in bytes.', [[{}, process.memoryUsage.rss()]]);
+  families.add('kata_agent_process_start_time_seconds', 'Start time of the process since unix epoch in seconds.', [[{}, (Date.now() - process.uptime() * 1000) / 1000]]);
+  families.add('kata_agent_process_virtual_memory_bytes', 'Virtual memory size in bytes.', [[{}, Number(read('/proc/self/statm').split(' ')[0]) * 4096]]);
+}
+
 /** All families of the agent and the guest. */
 export function guestMetrics(): string {
   const families = new Families();
   addAgent(families);
   addGuest(families);
-  const usage = process.memoryUsage();
-  families.add('kata_agent_process_resident_memory_bytes', 'Resident memory size in bytes.', [[{}, usage.rss]]);
-  families.add('kata_agent_process_open_fds', 'Number of open file descriptors.', [[{}, openFiles()]]);
+  addProcess(families);
   return families.toString();
 }
