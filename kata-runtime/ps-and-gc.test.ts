@@ -7,9 +7,9 @@ import { formatDocument } from '../virtcontainers/persist/document';
 import { formatAge, formatTable } from './ps';
 import { withHost, type FakeHost } from './testing/fake-host';
 
-function persist(fake: FakeHost, id: string, shimPid: number, startTime: string): void {
-  const containers = { [id]: { bundle: fake.path('bundle'), rootfs: '', state: 'running' } };
-  const own = { shim: { pid: shimPid, startTime }, vm: undefined, cgroups: [], containers, freed: false };
+function persist(fake: FakeHost, id: string, shimPid: number, startTime: string, change: { state?: string; freed?: boolean } = {}): void {
+  const containers = { [id]: { bundle: fake.path('bundle'), rootfs: '', state: change.state ?? 'running' } };
+  const own = { shim: { pid: shimPid, startTime }, vm: undefined, cgroups: [], containers, freed: change.freed === true };
   fake.write(`sbs/${id}/persist.json`, formatDocument({ id, state: 'running', hypervisorType: 'mock', agentUrl: '', netns: '', sandboxCgroup: '', overheadCgroup: '', own }));
 }
 
@@ -45,6 +45,15 @@ test('ps: running, silent, dead and broken sandboxes, and one of a shim of anoth
     assert.match(fake.stdout, /alive1 +running +qemu +template +2 +512 MiB +2m +c1 \(running\)/);
     assert.equal(await fake.run('ps', '-q'), 0);
     assert.equal(fake.stdout, 'alive1\nbroken1\ndead1\nsilent1\n');
+  }));
+
+test('ps: a sandbox that is being made, and one that has ended, are not called silent', () =>
+  withHost(async (fake) => {
+    persist(fake, 'making1', process.pid, self(), { state: 'creating' });
+    persist(fake, 'over1', process.pid, self(), { state: 'stopped', freed: true });
+    assert.equal(await fake.run('ps'), 0);
+    assert.match(fake.stdout, /^making1 +creating +- /m);
+    assert.match(fake.stdout, /^over1 +stopped +- /m);
   }));
 
 test('ages and tables', () => {

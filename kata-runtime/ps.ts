@@ -6,7 +6,7 @@ import type { Session } from './session';
 
 export interface SandboxRow {
   readonly id: string;
-  /** `running`, ..., `dead` (its shim is gone), `silent` (its shim lives and does not answer). */
+  /** The sandbox's own (`creating`, `running`, ...), or `dead` (its shim is gone), `silent` (its shim lives and does not answer), `unknown`. */
   readonly state: string;
   readonly hypervisor: string;
   readonly vmSource: string;
@@ -18,13 +18,26 @@ export interface SandboxRow {
   readonly containers: readonly { readonly id: string; readonly state: string }[];
 }
 
+/** The state where no shim tells it. A shim serves its monitor once its sandbox is made. */
+function stateOnDisk({ own, shimAlive }: DiskSandbox): string {
+  if (own === undefined) {
+    return 'unknown';
+  }
+  if (!shimAlive) {
+    return 'dead';
+  }
+  if (own.freed) {
+    return 'stopped';
+  }
+  return Object.values(own.containers).every(({ state }) => state === 'creating') ? 'creating' : 'silent';
+}
+
 export function makeRow(host: CliHost, disk: DiskSandbox, live: LiveSandbox | undefined): SandboxRow {
   const { own } = disk;
   const started = own === undefined ? undefined : startDate(host, own.shim.startTime)?.toISOString();
-  const state = live?.state ?? (own === undefined ? 'unknown' : disk.shimAlive ? 'silent' : 'dead');
   return {
     id: disk.id,
-    state,
+    state: live?.state ?? stateOnDisk(disk),
     hypervisor: live?.hypervisor ?? own?.vm?.type ?? '',
     vmSource: live?.vmSource ?? '',
     vcpus: live?.vcpus,
@@ -81,7 +94,7 @@ export async function runPs(session: Session, options: PsOptions): Promise<void>
   const cells = rows.map((row) => [
     row.id,
     row.state,
-    row.hypervisor,
+    row.hypervisor === '' ? '-' : row.hypervisor,
     row.vmSource === '' ? '-' : row.vmSource,
     row.vcpus === undefined ? '-' : String(row.vcpus),
     row.memoryMiB === undefined ? '-' : `${String(row.memoryMiB)} MiB`,
