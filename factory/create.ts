@@ -61,7 +61,7 @@ export function newFactory(options: FactoryOptions): Factory {
     bases.push(new GrpcCacheFactory(base, options.cacheEndpoint, deps));
   }
   if (options.template) {
-    const template = new TemplateFactory(base, new TemplateStore(templatePath, options.mounts ?? hostTemplateMounts(false)), deps);
+    const template = new TemplateFactory(base, new TemplateStore(templatePath, options.mounts ?? hostTemplateMounts(false), deps.vmRoot), deps);
     if (fetchOnly && !template.isThere) {
       throw new KataError('NotFound', `fetch the template ${template.key} in ${templatePath}: there is none`, { hint: 'run kata-runtime factory init' });
     }

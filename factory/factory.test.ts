@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, truncateSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { KataError } from '../base/errors';
@@ -130,6 +130,25 @@ test('a failed save leaves nothing, is said, and is not tried again at once', in
   assert.match(world.log.join(''), /making it failed \d+ s ago: .*no space left/);
 }));
 
+test('what a maker left that was killed is removed by the next one, or by destroy', inWorld(async (world) => {
+  const store = new TemplateStore(world.templatePath, NO_MOUNTS, world.deps.vmRoot);
+  const key = templateKey(world.base());
+  const { directory } = store.maker(key);
+  const leave = (): void => {
+    mkdirSync(store.files(key).folder, { recursive: true });
+    writeFileSync(store.files(key).memory, 'half');
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, 'console.log'), '');
+  };
+  leave();
+  assert.equal(await sourceOf(make(world).getVm(world.spec('one'), GO)), 'template');
+  assert.equal(existsSync(directory), false);
+  await store.destroy(key, { timeoutMs: 100 });
+  leave();
+  await store.destroy(key, { timeoutMs: 100 });
+  assert.deepEqual([existsSync(directory), store.keys()], [false, []]);
+}));
+
 test('a clone that cannot be resumed is stopped, and the sandbox boots', inWorld(async (world) => {
   const factory = make(world);
   await factory.getVm(world.spec('one'), GO);
@@ -174,6 +193,21 @@ test('an upgraded VMM, another kernel or another size is another template', () =
   assert.notEqual(templateKey(base, 'another boot'), key);
   return world.dispose();
 });
+
+test('the template of an upgraded VMM takes the place of the old one, and of no other', inWorld(async (world) => {
+  const program = join(world.root, 'vmm');
+  const base = (): ReturnType<FactoryWorld['base']> => world.base({ hypervisor: { ...world.base().hypervisor, path: program } });
+  const get = (id: string): ReturnType<Factory['getVm']> => make(world, { base: base() }).getVm(world.spec(id, { config: base().hypervisor }), GO);
+  await make(world).getVm(world.spec('other'), GO);
+  writeFileSync(program, 'one');
+  await get('one');
+  const old = templateKey(base());
+  writeFileSync(program, 'upgraded');
+  assert.equal(await sourceOf(get('two')), 'template');
+  const store = new TemplateStore(world.templatePath, NO_MOUNTS);
+  assert.deepEqual(store.keys(), [templateKey(world.base()), templateKey(base())].sort());
+  assert.equal(existsSync(join(world.templatePath, old)), false);
+}));
 
 test('two configurations have their templates side by side, and destroy takes one', inWorld(async (world) => {
   await make(world).getVm(world.spec('one'), GO);

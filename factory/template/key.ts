@@ -26,13 +26,29 @@ export function hostIdentity(): string {
   return [boot, process.arch, ...['/dev/kvm', '/dev/vhost-vsock'].map((path) => statSync(path, { throwIfNoEntry: false })?.rdev ?? 0)].join(' ');
 }
 
-/** 16 hex digits. */
-export function templateKey(base: BaseConfig, host: string = hostIdentity()): string {
+function digest(inputs: readonly unknown[]): string {
   // Lazy: loading it costs 2 ms, and only sandboxes with a template pay that.
   // eslint-disable-next-line @typescript-eslint/no-require-imports
   const { createHash } = require('node:crypto') as typeof import('node:crypto');
+  return createHash('sha256').update(canonicalJson(inputs)).digest('hex').slice(0, 16);
+}
+
+/**
+ * 16 hex digits over the configuration alone. Templates of one family with different keys are of different files or
+ * hosts: the one that is made last has superseded the others.
+ */
+export function templateFamily(base: BaseConfig): string {
+  return digest([base.vcpus, base.memoryMiB, base.kernelParams, fixedPart(base.hypervisor)]);
+}
+
+/** Id of the VM that becomes a template: hosts may keep the same template in several places. */
+export function makerId(root: string, key: string): string {
+  return `template-${digest([root, key])}`;
+}
+
+/** 16 hex digits. */
+export function templateKey(base: BaseConfig, host: string = hostIdentity()): string {
   const { path, kernel, initrd, image, firmware, firmwareVolume, pflashes } = base.hypervisor;
   const files = [path, kernel, initrd, image, firmware, firmwareVolume, ...pflashes].map(fileIdentity);
-  const inputs = [DEVICE_LAYOUT, host, base.vcpus, base.memoryMiB, base.kernelParams, fixedPart(base.hypervisor), files];
-  return createHash('sha256').update(canonicalJson(inputs)).digest('hex').slice(0, 16);
+  return digest([DEVICE_LAYOUT, host, base.vcpus, base.memoryMiB, base.kernelParams, fixedPart(base.hypervisor), files]);
 }

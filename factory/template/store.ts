@@ -7,7 +7,10 @@ import { mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, statfsSync, st
 import { join } from 'node:path';
 import { writeFileAtomic } from '../../base/atomic-file';
 import { describeError, isCode, KataError } from '../../base/errors';
+import { DEFAULT_ROOTS } from '../../virtcontainers/sandbox/roots';
+import { removeVmFolder } from '../../virtcontainers/hypervisor/vm-folder';
 import { FileLock, type LockOptions } from './file-lock';
+import { makerId } from './key';
 import { isMountPoint, slackMiB, type TemplateMounts } from './tmpfs';
 
 /** What is known of a saved template. JSON. */
@@ -24,6 +27,8 @@ export interface TemplateMeta {
   readonly hypervisor: string;
   readonly kernel: string;
   readonly initrd: string;
+  /** `templateFamily`. */
+  readonly family?: string;
 }
 
 export interface TemplateFiles {
@@ -76,7 +81,14 @@ export class TemplateStore {
   constructor(
     readonly root: string,
     private readonly mounts: TemplateMounts,
+    private readonly vmRoot: string = DEFAULT_ROOTS.vm,
   ) {}
+
+  /** The VM that becomes the template: its id and its folder. */
+  maker(key: string): { readonly id: string; readonly directory: string } {
+    const id = makerId(this.root, key);
+    return { id, directory: join(this.vmRoot, id) };
+  }
 
   files(key: string): TemplateFiles {
     const folder = join(this.root, key, 'vm');
@@ -183,6 +195,18 @@ export class TemplateStore {
     }
   }
 
+  /** Removes the templates that `key` has taken the place of. One that a clone loads right now stays until the next time. */
+  async removeSuperseded(key: string, family: string): Promise<readonly string[]> {
+    const removed: string[] = [];
+    for (const other of this.keys()) {
+      if (other !== key && this.check(other)?.family === family) {
+        const done = await this.destroy(other, { timeoutMs: 0 }).then(() => true, () => false);
+        removed.push(...(done ? [other] : []));
+      }
+    }
+    return removed;
+  }
+
   /** Removes the root if nothing of ours is in it. */
   removeRoot(): void {
     try {
@@ -196,6 +220,9 @@ export class TemplateStore {
     const { folder } = this.files(key);
     await this.mounts.unmount(folder);
     rmSync(folder, { recursive: true, force: true });
+    // What a maker that was killed could not remove: we hold the lock that it held, so it is dead.
+    const { id, directory } = this.maker(key);
+    removeVmFolder(directory, id);
     rmSync(join(this.root, key, 'failed'), { force: true });
   }
 

@@ -10,7 +10,7 @@ import type { SharedFolder, VmSpec } from '../../virtcontainers/hypervisor/types
 import { bootBase, bootTimeoutMs } from '../boot';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 import { FileLock } from './file-lock';
-import { templateKey } from './key';
+import { templateFamily, templateKey } from './key';
 import type { TemplateFiles, TemplateStore } from './store';
 
 /** Waiting for another process that makes the template; its own boot ends earlier. */
@@ -147,14 +147,15 @@ export class TemplateFactory implements BaseFactory {
     const began = performance.now();
     const logger = this.deps.logger.with({ subsystem: 'factory', template: this.key });
     const { hypervisor, vcpus, memoryMiB, kernelParams } = this.config;
+    const family = templateFamily(this.config);
     logger.info('making the template');
     await this.store.create(this.key, { memoryMiB }, async (files) =>
       UndoStack.guard(async (undo) => {
-        const id = `template-${this.key}`;
+        const { id, directory } = this.store.maker(this.key);
         const vm = await bootBase(
           undo,
           {
-            id, directory: join(this.deps.vmRoot, id), config: hypervisor, vcpus, memoryMiB, kernelParams,
+            id, directory, config: hypervisor, vcpus, memoryMiB, kernelParams,
             share: this.dummyShare(files), devices: [], netns: { kind: 'own' }, debug: hypervisor.enableDebug, logger,
             template: { use: 'become', memoryPath: files.memory, statePath: files.state },
           },
@@ -167,13 +168,14 @@ export class TemplateFactory implements BaseFactory {
         await vm.snapshot.save(SAVE_MS);
         await vm.stop();
         const { path, kernel, initrd } = hypervisor;
-        return { vcpus, memoryMiB, hypervisor: path, kernel, initrd };
+        return { vcpus, memoryMiB, hypervisor: path, kernel, initrd, family };
       }).catch((reason: unknown) => {
         // What ended the sandbox that makes it says nothing about the template: the next one makes it at once.
         throw signal.aborted ? new KataError('Canceled', `make template ${this.key}: given up`, { cause: reason }) : reason;
       }),
     );
-    logger.info('made the template', { ms: Math.round(performance.now() - began) });
+    const superseded = await this.store.removeSuperseded(this.key, family);
+    logger.info('made the template', { ms: Math.round(performance.now() - began), superseded: superseded.join(' ') || undefined });
   }
 
   /**

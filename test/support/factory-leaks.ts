@@ -69,12 +69,15 @@ function orphanFolders(): string[] {
   return names.filter((name) => /^(cache|template)-[0-9a-f]{16}$/.test(name) && !commands.includes(join(VM_FOLDER, name))).map((name) => `file ${join(VM_FOLDER, name)}`);
 }
 
+/** Of others, before us. */
+const orphansBefore = new Set(orphanFolders());
+
 /** Empty: nothing is left but what is expected. Waits a while for it to go away. */
 export async function factoryLeftovers(folder: string, expected: Expected, timeoutMs = 8000): Promise<string[]> {
   const end = Date.now() + timeoutMs;
   for (;;) {
     const left = [
-      ...processesIn(folder, expected.running ?? []), ...mountsIn(folder, expected.templates ?? []), ...locksIn(folder), ...filesIn(folder, expected), ...orphanFolders(),
+      ...processesIn(folder, expected.running ?? []), ...mountsIn(folder, expected.templates ?? []), ...locksIn(folder), ...filesIn(folder, expected), ...orphanFolders().filter((line) => !orphansBefore.has(line)),
       ...(expected.ids.length === 0 ? [] : await leftOf(expected.ids, 0)),
     ];
     if (left.length === 0 || Date.now() > end) {
