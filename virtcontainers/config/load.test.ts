@@ -156,7 +156,7 @@ test('a file that is too large or binary is refused', () =>
     truncateSync(main, 2 * 1048576);
     fails(() => load(), 'InvalidArgument', /2097152 bytes, more than 1048576/);
     put('configuration.toml', '\0\u0001\u0002');
-    fails(() => load(), 'InvalidArgument', /not valid TOML/);
+    fails(() => load(), 'InvalidArgument', /not a text file/);
   }));
 
 test('mock has no assets to look for; a VMM without a driver is refused before its files are looked for', () =>

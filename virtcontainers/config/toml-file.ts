@@ -5,7 +5,7 @@ export interface TomlFile {
   readonly path: string;
   /** Integers are bigint, so that `1` and `1.0` stay apart. */
   readonly root: Readonly<Record<string, unknown>>;
-  /** `<path>:<line>` of a table (`hypervisor.qemu`) or key (`hypervisor.qemu.kernel`), lower case; the path alone if not found. */
+  /** `<path>:<line>` of a table (`hypervisor.qemu`) or key (`hypervisor.qemu.kernel`), lower case; of an inline table if the key is in one; the path alone if not found. */
   readonly where: (name: string) => string;
 }
 
@@ -20,9 +20,9 @@ export function parseToml(text: string, path: string): TomlFile {
   } catch (reason) {
     if (reason instanceof TomlError) {
       const what = (reason.message.split('\n')[0] ?? '').replace(/^Invalid TOML document: /, '');
-      const line = text.split('\n')[reason.line - 1]?.trim().slice(0, 80) ?? '';
+      const line = JSON.stringify(text.split('\n')[reason.line - 1]?.trim().slice(0, 80) ?? '').slice(1, -1).replaceAll('\\"', '"');
       throw new KataError('InvalidArgument', `read configuration ${path}:${String(reason.line)}: not valid TOML: ${what} at column ${String(reason.column)}: ${line}`, {
-        hint: 'strings need quotes, lists brackets; is the file complete?',
+        hint: what.includes('redefine') ? 'it is there twice: keep one of the two' : 'strings need quotes, lists brackets; is the file complete?',
       });
     }
     throw KataError.from(reason, `read configuration ${path}`);
@@ -30,8 +30,14 @@ export function parseToml(text: string, path: string): TomlFile {
   let lines: Map<string, number> | undefined;
   const where = (name: string): string => {
     lines ??= indexLines(text);
-    const line = lines.get(name.toLowerCase());
-    return line === undefined ? path : `${path}:${String(line)}`;
+    // A key of an inline table stands on the line of the table.
+    for (let known = name.toLowerCase(); known !== ''; known = known.slice(0, Math.max(0, known.lastIndexOf('.')))) {
+      const line = lines.get(known);
+      if (line !== undefined) {
+        return `${path}:${String(line)}`;
+      }
+    }
+    return path;
   };
   return { path, root, where };
 }
