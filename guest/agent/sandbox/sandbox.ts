@@ -142,6 +142,10 @@ export class Sandbox {
     }
     this.containers.delete(id);
     this.oom.remove(container);
+    if (this.containers.size === 0) {
+      // Whatever comes next is the first of a pod again: what a template's guest ran before it was saved does not count.
+      this.firstId = undefined;
+    }
     await container.remove();
   }
 
