@@ -8,7 +8,7 @@ import { RPC } from '../../factory/grpc-cache/wire';
 import { pssBytes } from '../../factory/report';
 import { factoryOverrides } from '../support/factory';
 import { configText } from '../support/host';
-import type { ShimDriver } from '../support/shim-driver';
+import type { OutputFifo, ShimDriver } from '../support/shim-driver';
 import { BenchPods, childrenOf } from './pods';
 import { repeat, row, type Row } from './row';
 
@@ -16,28 +16,46 @@ const SAMPLES = 5;
 const MEMORY_PODS = 5;
 const COLD_MEMORY_PODS = 2;
 const MIB = 1048576;
+/** Who called `start` needs a moment to dial and to make ready what it asks for. */
+const DIAL_MS = 50;
 
 interface Started {
   readonly ms: number;
   readonly driver: ShimDriver;
 }
 
-/** `Create` called to the first byte of stdout; the shim listens before the clock starts. The caller ends the driver. */
-async function start(pods: BenchPods): Promise<Started> {
+interface Waiting {
+  readonly driver: ShimDriver;
+  readonly stdout: OutputFifo;
+}
+
+/** A shim that listens and has loaded what it loads while its host dials. The caller ends it. */
+async function shim(pods: BenchPods): Promise<Waiting> {
   const driver = await pods.shim(['sh', '-c', 'echo up; exec sleep 1000']);
-  const stdout = driver.output('init');
+  await driver.client.call('Connect', { id: driver.id });
+  await new Promise((resolve) => setTimeout(resolve, DIAL_MS));
+  return { driver, stdout: driver.output('init') };
+}
+
+/** The first byte of stdout, counted from `began`. */
+async function firstOutput({ driver, stdout }: Waiting, began: number): Promise<Started> {
   try {
-    await driver.client.call('Connect', { id: driver.id });
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    const began = performance.now();
     await driver.client.call('Create', { id: driver.id, bundle: driver.bundle, stdout: stdout.path });
     await driver.client.call('Start', { id: driver.id });
     return { ms: (await stdout.firstByte) - began, driver };
-  } catch (reason) {
-    await driver.end();
-    throw reason;
   } finally {
     stdout.close();
+  }
+}
+
+/** `Create` called to the first byte of stdout; the shim listens before the clock starts. The caller ends the driver. */
+async function start(pods: BenchPods): Promise<Started> {
+  const waiting = await shim(pods);
+  try {
+    return await firstOutput(waiting, performance.now());
+  } catch (reason) {
+    await waiting.driver.end();
+    throw reason;
   }
 }
 
@@ -47,11 +65,19 @@ async function one(pods: BenchPods): Promise<number> {
   return ms;
 }
 
-/** `count` pods at once; the time of the last. */
+/** `Create` of `count` pods called at once, their shims listening as for one; the time to the last first output. */
 async function many(pods: BenchPods, count: number): Promise<number> {
-  const all = await Promise.all(Array.from({ length: count }, () => start(pods)));
-  await Promise.all(all.map(({ driver }) => driver.end()));
-  return Math.max(...all.map(({ ms }) => ms));
+  const waiting: Waiting[] = [];
+  try {
+    for (let n = 0; n < count; n++) {
+      waiting.push(await shim(pods));
+    }
+    const began = performance.now();
+    const all = await Promise.all(waiting.map((pod) => firstOutput(pod, began)));
+    return Math.max(...all.map(({ ms }) => ms));
+  } finally {
+    await Promise.all(waiting.map(({ driver }) => driver.end()));
+  }
 }
 
 /** PSS of the VMM per pod, with `count` pods running. */
@@ -62,7 +88,7 @@ async function vmmMemory(pods: BenchPods, count: number): Promise<number[]> {
       all.push(await start(pods));
     }
     return all.map(({ driver }) => {
-      const vmm = childrenOf(driver.pid).find(({ argv }) => argv[0]?.includes('qemu') === true);
+      const vmm = childrenOf(driver.pid).find(({ argv }) => argv[0]?.includes('qemu-system') === true);
       return vmm === undefined ? Number.NaN : (pssBytes(vmm.pid) ?? Number.NaN) / MIB;
     });
   } finally {
