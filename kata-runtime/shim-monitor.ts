@@ -1,5 +1,5 @@
 /** Client of a sandbox's shim-monitor: HTTP over the unix socket in its state folder. Every wait and every body is bounded. */
-import { closeSync, existsSync, openSync } from 'node:fs';
+import { closeSync, openSync, statSync } from 'node:fs';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { dirname, join } from 'node:path';
 import { errnoOf, KataError, type ErrorCode } from '../base/errors';
@@ -36,11 +36,23 @@ export function checkSandboxId(id: string): string {
   return checkId(id, 'container/sandbox');
 }
 
+/** PermissionDenied where only root may look: that is not the same as no sandbox. */
+function isThere(path: string, sandboxId: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch (reason) {
+    if (['EACCES', 'EPERM'].includes(errnoOf(reason) ?? '')) {
+      throw KataError.from(reason, `find sandbox "${sandboxId}": ${path} may not be looked at`, { hint: 'run as root' });
+    }
+    return false;
+  }
+}
+
 /** The socket of a sandbox; NotFound names the places that were looked at. */
 export function monitorSocket(roots: readonly string[], sandboxId: string): string {
   checkSandboxId(sandboxId);
   const candidates = roots.map((root) => join(root, sandboxId, SOCKET));
-  const found = candidates.find((path) => existsSync(path));
+  const found = candidates.find((path) => isThere(path, sandboxId));
   if (found === undefined) {
     throw new KataError('NotFound', `find sandbox "${sandboxId}": no shim-monitor at ${candidates.join(' or ')}`, {
       hint: 'kata-runtime ps lists the sandboxes of this machine',

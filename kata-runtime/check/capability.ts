@@ -5,7 +5,7 @@ import { KataError } from '../../base/errors';
 import type { HypervisorType } from '../../virtcontainers/config/types';
 import type { CliHost } from '../host';
 import { parseCpuinfo, type CpuInfo } from './cpuinfo';
-import { deviceOpens, moduleParameter, moduleThere } from './probe';
+import { deviceObstacle, moduleParameter, moduleThere } from './probe';
 import { FLAG_REMEDIES, requirementsFor, type ModuleNeed, type Requirements } from './requirements';
 
 /** One thing that was looked at. */
@@ -42,8 +42,9 @@ export function readCpuinfo(host: CliHost): CpuInfo {
 }
 
 export function kvmFact(host: CliHost, cpu: CpuInfo): KvmFact {
-  if (!deviceOpens(host, 'kvm')) {
-    return { state: 'absent', text: '/dev/kvm does not open' };
+  const obstacle = deviceObstacle(host, 'kvm');
+  if (obstacle !== '') {
+    return { state: 'absent', text: `/dev/kvm cannot be opened: ${obstacle}` };
   }
   if (host.arch === 'x64' && cpu.flags?.has('vmx') !== true && cpu.flags?.has('svm') !== true) {
     return { state: 'opens-only', text: '/dev/kvm opens, but the CPU has neither vmx nor svm: guests would crawl or die on it' };

@@ -49,13 +49,15 @@ export interface ProbeResult {
 
 const OK: ProbeResult = { ok: true, reason: '', remedy: '' };
 
+const OPEN_REMEDIES: Readonly<Record<string, string>> = {
+  EACCES: 'run as root, or join the group that owns it',
+  EPERM: 'the container or sandbox around this shell forbids the device: allow it there',
+};
+
 function openFailure(path: string, reason: unknown, module: string): ProbeResult {
-  const remedies: Readonly<Record<string, string>> = {
-    ENOENT: `load the module: modprobe ${module}`,
-    EACCES: 'run as root, or join the group that owns it',
-    EPERM: 'the container or sandbox around this shell forbids the device: allow it there',
-  };
-  return { ok: false, reason: `open ${path}: ${errnoOf(reason) ?? describeError(reason)}`, remedy: remedies[errnoOf(reason) ?? ''] ?? `look at ${path}` };
+  const errno = errnoOf(reason) ?? '';
+  const remedy = errno === 'ENOENT' ? `load the module: modprobe ${module}` : (OPEN_REMEDIES[errno] ?? `look at ${path}`);
+  return { ok: false, reason: `open ${path}: ${errno === '' ? describeError(reason) : errno}`, remedy };
 }
 
 /** Makes a VM with KVM and gives it back at once. On arm64 KVM must know the guest's address width too. */
@@ -109,12 +111,18 @@ export function probeAcrn(host: CliHost): ProbeResult {
   }
 }
 
-/** True if the device can be opened for reading and writing. */
-export function deviceOpens(host: CliHost, name: string): boolean {
+/** Why the device cannot be opened for reading and writing, with the remedy where there is one; '' if it can. */
+export function deviceObstacle(host: CliHost, name: string): string {
   try {
     closeSync(openSync(join(host.roots.dev, name), constants.O_RDWR));
-    return true;
-  } catch {
-    return false;
+    return '';
+  } catch (reason) {
+    const errno = errnoOf(reason) ?? describeError(reason);
+    return errno in OPEN_REMEDIES ? `${errno} (${OPEN_REMEDIES[errno] ?? ''})` : errno;
   }
+}
+
+/** True if the device can be opened for reading and writing. */
+export function deviceOpens(host: CliHost, name: string): boolean {
+  return deviceObstacle(host, name) === '';
 }

@@ -270,6 +270,31 @@ test('one scrape costs the shim little', async () => {
   assert.ok(perScrapeMs < 60, `${perScrapeMs.toFixed(1)} ms`);
 });
 
+test('check: what is missing with its remedy, what works all the same, what each hypervisor can do', async () => {
+  const table = await cli('check', '--no-network-checks');
+  assert.match(table.stdout, /^What each hypervisor can do.*\n.*disks +NICs +shared folder +template +resize\n +\* qemu \(q35\) +yes +yes/m);
+  assert.ok([0, 1].includes(table.code ?? -1));
+  const judged = JSON.parse((await cli('check', '--no-network-checks', '--json')).stdout) as { capable: boolean; works: { name: string; works: boolean }[]; findings: { ok: boolean; remedy: string }[] };
+  assert.equal(judged.capable, table.code === 0);
+  assert.ok(judged.works.some(({ name, works }) => name.startsWith('qemu') && works), 'a sandbox runs in QEMU here');
+  assert.ok(judged.findings.every(({ ok, remedy }) => ok === (remedy === '')));
+  const software = join(work, 'tcg.toml');
+  writeFileSync(software, `${readFileSync(join(host.folder, 'configuration.toml'), 'utf8').replace('[hypervisor.qemu]', '[hypervisor.qemu]\naccelerator = "tcg"')}`);
+  const tcg = await runCommand(KATA_RUNTIME, ['--config', software, 'check', '-n']);
+  assert.equal(tcg.code, 0, tcg.stderr);
+  assert.match(tcg.stdout, /^System is capable of running Kata Containers\n/);
+});
+
+test('env: the settings of this host, as TOML, as JSON, with their sources and the annotations of the sandbox', async () => {
+  const document = JSON.parse((await cli('env', '--json')).stdout) as { Meta: { Version: string }; Hypervisor: { Version: string }; Runtime: { Config: { Path: string } } };
+  assert.deepEqual([document.Meta.Version, document.Runtime.Config.Path], ['1.0.26', join(host.folder, 'configuration.toml')]);
+  assert.match(document.Hypervisor.Version, /^QEMU emulator version/);
+  assert.match((await cli('kata-env')).stdout, /^\[Kernel\]\n {2}Path = /);
+  assert.match((await cli('env', '--sources')).stdout, /^agent\.kata\.debug_console_enabled = true +# file .*configuration\.toml:\d+$/m);
+  const bundle = await cli('env', '--sources', '--bundle', host.containerd.bundle(ID));
+  assert.match(bundle.stdout, /^hypervisor\.qemu\.default_memory = 1024 +# file /m);
+});
+
 test('collect-data holds the sandbox and no secret', async () => {
   const file = join(work, 'report.tar.gz');
   const done = await cli('collect-data', '--output', file);
