@@ -117,10 +117,10 @@ const BEHAVIOUR: readonly KeySpec[] = [
   defineKey('enable_iommu', 'boolean', 'Q', 'virtual IOMMU; q35 only'),
   defineKey('enable_iommu_platform', 'boolean', 'Q', 'iommu_platform=on; on s390x (CCW) only, as upstream', { status: 'ignored' }),
   defineKey('pcie_root_port', 'integer', 'QC', 'PCIe root ports, at most 16'),
+  defineKey('guest_memory_dump_path', 'string', 'Q', 'folder for a dump of a panicked guest; the guest needs a pvpanic driver'),
+  defineKey('guest_memory_dump_paging', 'boolean', 'Q', 'translate guest addresses in the dump'),
   ...defineKeys({ status: 'later' }, [
     defineKey('hotplug_vfio_on_root_bus', 'boolean', 'QC', NO_VFIO, { removed: 'gone in 4.1: hot_plug_vfio' }),
-    defineKey('guest_memory_dump_path', 'string', 'Q', 'folder for a dump of a panicked guest'),
-    defineKey('guest_memory_dump_paging', 'boolean', 'Q', 'translate guest addresses in the dump'),
     defineKey('rx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic to the guest', { max: UINT64, unit: 'bit/s' }),
     defineKey('tx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic from the guest', { max: UINT64, unit: 'bit/s' }),
   ]),

@@ -1,7 +1,8 @@
 /** Network, console and machines on real QEMU. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, existsSync, openSync, statSync, readlinkSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readlinkSync, statSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { errnoName, inNetns, ioctl } from '../../../base/syscalls';
@@ -57,6 +58,24 @@ describe('qemu devices', { skip }, () => {
     const facts = vm.facts();
     assert.ok(facts.consoleTail.length > 1000 && facts.consoleTail.length <= 16 * 1024);
     assert.ok(facts.consolePath !== undefined && statSync(facts.consolePath).size <= 1024 * 1024);
+    await vm.stop();
+    bench.assertGone(state);
+  });
+
+  it('dumps the memory of a guest that panicked, says where, and ends', async () => {
+    const crash = join(bench.folder, 'crash');
+    const vm = bench.driver.createVm(bench.spec({ debug: true }, { guestMemoryDumpPath: crash, extraMonitorSocket: 'hmp' }));
+    const state = await bench.start(vm);
+    // What a guest's pvpanic driver does: it writes 1 to port 0x505.
+    const monitor = connect(join(state.directory, 'extra-monitor.sock'), () => monitor.write('o /b 0x505 1\n'));
+    monitor.on('error', () => undefined);
+    await vm.exited;
+    monitor.destroy();
+    const hint = vm.facts().hints.find((text) => text.startsWith('its memory is in ')) ?? '';
+    const path = hint.slice('its memory is in '.length);
+    assert.ok(path.startsWith(join(crash, vm.id, 'vmcore-')), vm.facts().hints.join());
+    assert.ok(statSync(path).size >= 512 * 1024 * 1024);
+    assert.equal(execFileSync('head', ['-c', '4', path], { encoding: 'latin1' }), '\x7fELF');
     await vm.stop();
     bench.assertGone(state);
   });

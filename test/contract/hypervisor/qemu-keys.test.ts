@@ -84,6 +84,7 @@ describe('QEMU and the keys', { skip: existsSync(QEMU) ? false : `${QEMU} is mis
     extra_monitor_socket: ['enable_debug = true\nextra_monitor_socket = "qmp-pretty"', /dev: /],
     enable_iommu: ['enable_iommu = true', /dev: intel-iommu/],
     pcie_root_port: ['pcie_root_port = 16', /id "rp15"/],
+    guest_memory_dump_path: ['guest_memory_dump_path = "@"', /dev: pvpanic/],
     entropy_source: ['entropy_source = "/dev/random"', /dev: virtio-rng-pci/],
   };
   for (const [key, [lines, sign]] of Object.entries(KEYS)) {

@@ -84,6 +84,7 @@ const ARGV: Readonly<Record<string, readonly [lines: string, words: string]>> = 
   use_legacy_serial: ['image = "/img"\nuse_legacy_serial = true', '-serial chardev:charconsole0 '],
   extra_monitor_socket: ['enable_debug = true\nextra_monitor_socket = "hmp"', '-monitor unix:/run/vc/vm/k1/extra-monitor.sock,server=on,wait=off '],
   enable_iommu: ['enable_iommu = true', '-device intel-iommu,intremap=on,device-iotlb=on,caching-mode=on '],
+  guest_memory_dump_path: ['guest_memory_dump_path = "/crash"', '-device pvpanic -action panic=pause '],
   pcie_root_port: ['pcie_root_port = 2', '-device pcie-root-port,id=rp1,bus=pcie.0,chassis=0,slot=1,multifunction=off '],
 };
 /** What a key needs beside it is there without it, too. */
@@ -111,6 +112,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   virtio_fs_extra_args: 'virtcontainers/hypervisor/qemu/virtiofsd.test.ts',
   msize_9p: 'virtcontainers/sandbox/config-keys.test.ts',
   disable_nesting_checks: 'virtcontainers/hypervisor/qemu/config-keys.test.ts',
+  guest_memory_dump_paging: 'virtcontainers/hypervisor/qemu/memory-dump.test.ts',
   guest_hook_path: 'virtcontainers/sandbox/config-keys.test.ts',
   accelerator: 'virtcontainers/hypervisor/qemu/accelerator.test.ts',
   agent_channel: 'virtcontainers/hypervisor/qemu/config-keys.test.ts',

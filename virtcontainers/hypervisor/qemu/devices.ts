@@ -102,7 +102,8 @@ export function misc(plan: QemuPlan): string[] {
   const hasScsi = config.blockDeviceDriver === 'virtio-scsi' && !isMicrovm(plan);
   return [
     ...(config.enableIommu && !isMicrovm(plan) ? ['-device', 'intel-iommu,intremap=on,device-iotlb=on,caching-mode=on'] : []),
-    ...(config.guestMemoryDumpPath !== '' ? ['-device', 'pvpanic', '-no-shutdown'] : []),
+    // Deviation: not -no-shutdown, with which a guest that powers off would stay for ever.
+    ...(config.guestMemoryDumpPath !== '' ? ['-device', 'pvpanic', '-action', 'panic=pause'] : []),
     ...(hasScsi ? ['-device', `virtio-scsi-pci,id=scsi0${modern(plan)}${iothread}${address(plan, SLOT.scsi)}`] : []),
     '-object', `rng-random,id=rng0,filename=${commas(config.entropySource === '' ? '/dev/urandom' : config.entropySource)}`,
     '-device', `${virtio(plan, 'virtio-rng')},rng=rng0${address(plan, SLOT.rng)}`,

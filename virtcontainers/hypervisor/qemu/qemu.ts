@@ -1,10 +1,11 @@
 /** One VM of QEMU, from launch to the last file removed. */
 import { closeSync } from 'node:fs';
 import { connect } from 'node:net';
+import { dirname, join } from 'node:path';
 import type { ChildExit } from '../../../base/child';
 import { describeExit } from '../../../base/child';
 import { defer, timeoutSignal, withTimeout, abortError, type Deferred } from '../../../base/deadline';
-import { KataError } from '../../../base/errors';
+import { describeError, KataError } from '../../../base/errors';
 import { StateMachine } from '../../../base/state-machine';
 import { UndoStack } from '../../../base/undo';
 import { ConsoleLog } from '../console-log';
@@ -343,7 +344,25 @@ export class QemuVm implements Vm {
       this.shutdownReason = typeof data['reason'] === 'string' ? data['reason'] : 'unknown';
     } else if (event === 'GUEST_PANICKED') {
       this.hints.push('the guest kernel panicked');
+      if (this.spec.config.guestMemoryDumpPath !== '') {
+        void this.dumpAndEnd();
+      }
     }
+  }
+
+  /** QEMU has paused the guest for this; whether it worked or not, the VM ends afterwards. */
+  private async dumpAndEnd(): Promise<void> {
+    const { spec } = this;
+    try {
+      const [{ dumpGuestMemory }, { text: version }] = await Promise.all([import('./memory-dump'), qemuVersion(spec.config.path)]);
+      const stateFolder = join(dirname(dirname(spec.directory)), 'sbs', spec.id);
+      const path = await dumpGuestMemory(this.qmp(), { spec, memoryMiB: spec.memoryMiB, version, stateFolder });
+      this.hints.push(`its memory is in ${path}`);
+      spec.logger.error('the guest kernel panicked, its memory is dumped', { path });
+    } catch (reason) {
+      spec.logger.error('the guest kernel panicked, its memory could not be dumped', { error: describeError(reason) });
+    }
+    this.launched?.qemu.kill('SIGKILL');
   }
 
   /** The promise, unless QEMU ends or the signal fires before. A lost monitor means that QEMU is going: its exit tells more. */
