@@ -8,8 +8,10 @@ import { connectAgent } from './connect';
 import { startFakeAgent, startRawPeer, type AgentHandlers } from './testing/fake-agent';
 import type { AgentClient, ConnectOptions } from './types';
 
-async function clientOf(t: TestContext, handlers: AgentHandlers, more: Partial<ConnectOptions> = {}): Promise<AgentClient> {
-  const agent = await startFakeAgent(handlers, { check: () => ({ status: 1 }), version: () => ({ grpcVersion: '0.0.1', agentVersion: '3.0.0' }) });
+type HealthHandlers = NonNullable<Parameters<typeof startFakeAgent>[1]>;
+
+async function clientOf(t: TestContext, handlers: AgentHandlers, more: Partial<ConnectOptions> = {}, health: HealthHandlers = {}): Promise<AgentClient> {
+  const agent = await startFakeAgent(handlers, { check: () => ({ status: 1 }), version: () => ({ grpcVersion: '0.0.1', agentVersion: '3.0.0' }), ...health });
   t.after(agent.close);
   const client = await connectAgent(agent.url, { sandboxId: 'sb', timeoutMs: 5_000, ...more });
   t.after(() => client.close());
@@ -75,13 +77,14 @@ test('the agent knows how long the caller waits; Wait and reads have no limit', 
     waitProcess: (_, { deadlineMs }) => (note('wait', deadlineMs), { status: 137 }),
     readStdout: (_, { deadlineMs }) => (note('read', deadlineMs), { data: Buffer.from('x') }),
     getOOMEvent: (_, { deadlineMs }) => (note('oom', deadlineMs), { containerId: 'c' }),
-  });
+  }, {}, { check: (_, { deadlineMs }) => (note('check', deadlineMs), { status: 1 }) });
+  await client.check();
   await client.startContainer('c');
   await client.createContainer({ containerId: 'c', spec: {}, storages: [], devices: [], sandboxPidns: false, timeoutMs: 90_000 });
   assert.equal(await client.waitProcess(init), 137);
   await client.readStdout(init, 10);
   assert.equal(await client.getOomEvent(new AbortController().signal), 'c');
-  assert.deepEqual(waits, { start: 60, create: 90, wait: undefined, read: undefined, oom: undefined });
+  assert.deepEqual(waits, { check: 30, start: 60, create: 90, wait: undefined, read: undefined, oom: undefined });
 });
 
 test('the end of a stream is empty data, as agents of both kinds say it', async (t) => {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmod, mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,7 +29,10 @@ test('a file goes in pieces of 1 MiB with mode, owner and offsets', async () => 
   const content = Buffer.alloc(2 * COPY_CHUNK_BYTES + 5, 'abc');
   await writeFile(path, content);
   await chmod(path, 0o640);
+  const [uid, gid] = process.getuid?.() === 0 ? [5, 6] : [process.getuid?.() ?? 0, process.getgid?.() ?? 0];
+  await chown(path, uid, gid);
   const pieces = await collect(path);
+  assert.equal(COPY_CHUNK_BYTES, 1_048_576);
   assert.deepEqual(pieces.map(({ offset, data }) => [offset, data.length]), [
     [0n, COPY_CHUNK_BYTES],
     [BigInt(COPY_CHUNK_BYTES), COPY_CHUNK_BYTES],
@@ -40,7 +43,7 @@ test('a file goes in pieces of 1 MiB with mode, owner and offsets', async () => 
   assert.equal(first?.fileSize, BigInt(content.length));
   assert.equal(first.fileMode, 0o100640);
   assert.equal(first.dirMode, 0x800001e8);
-  assert.equal(first.uid, process.getuid?.() ?? 0);
+  assert.deepEqual([first.uid, first.gid], [uid, gid]);
 });
 
 test('an empty file is one request', async () => {
