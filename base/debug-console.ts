@@ -6,8 +6,9 @@
  *   it answers with `CONSOLE_ATTACH`; from then on its input is escaped: FF FF is the byte FF, and FF 57 (`W`) is followed
  *   by the rows and the columns of its window, two bytes each, high byte first (as in telnet's NAWS, RFC 1073). FF is no part of
  *   any UTF-8 text, so nothing that is typed is ever held back.
- * - `CONSOLE_END` closes the output where the connection cannot be closed: a virtio-serial port does not tell the host
- *   that the guest has closed it. The agent then waits until the host has gone before it serves the next.
+ * - `CONSOLE_END` comes when the shell has ended. A connection that opened with `CONSOLE_HELLO` and ends without it has broken.
+ *   A virtio-serial port does not tell the host that the guest has closed it: there the agent waits until the host, which
+ *   has seen the mark, has gone before it serves the next.
  */
 export const CONSOLE_HELLO = '\u001b]kata-console-hello\u0007';
 export const CONSOLE_END = '\u001b]kata-console-end\u0007';

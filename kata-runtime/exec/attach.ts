@@ -28,7 +28,7 @@ export async function attach(socket: Socket, terminal: Terminal): Promise<void> 
     input.pause();
     input.removeAllListeners('data');
   };
-  const onSignal = (): void => void socket.destroy();
+  const onSignal = (signal: NodeJS.Signals): void => void socket.destroy(new KataError('Canceled', `ended by ${signal}`));
   try {
     if (raw) {
       input.setRawMode?.(true);
@@ -69,12 +69,22 @@ function followWindow(socket: Socket, output: Terminal['output']): (bytes: Buffe
 async function pump(socket: Socket, { input, output }: Terminal, raw: boolean): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     let encode = (bytes: Buffer): Buffer => bytes;
+    let greeted = false;
+    // A console that greets also says good-bye.
+    const over = (): void => {
+      if (greeted) {
+        reject(new KataError('Unavailable', 'debug console: the connection broke before the shell ended', { hint: 'kata-runtime ps tells whether the sandbox still runs' }));
+      } else {
+        resolve();
+      }
+    };
     socket.on('error', (reason) => reject(KataError.from(reason, 'debug console: the connection broke')));
-    socket.on('close', () => resolve());
-    socket.on('end', () => resolve());
+    socket.on('close', over);
+    socket.on('end', over);
     const shown = new ConsoleOutput();
     socket.on('data', (bytes: Buffer) => {
       const found = shown.push(bytes);
+      greeted ||= found.greeted;
       if (found.greeted && raw) {
         encode = followWindow(socket, output);
       }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createServer, type Socket } from 'node:net';
 import { PassThrough } from 'node:stream';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { test } from 'node:test';
 import { CONSOLE_ATTACH, CONSOLE_END, CONSOLE_HELLO, ConsoleInput, type WindowSize } from '../../base/debug-console';
 import { Session } from '../session';
@@ -131,4 +131,19 @@ test('a console of another agent gets nothing but what is typed', () =>
     await runExec(sessionOf(fake), 'plain1', undefined, { input, output }).finally(stop);
     assert.deepEqual(Buffer.concat(got), Buffer.from([0x61, 0xff]));
     assert.ok(!Buffer.concat(got).includes(CONSOLE_ATTACH));
+  }));
+
+test('a console that breaks off is an error, whichever way it ends; the terminal is as before', () =>
+  withHost(async (fake) => {
+    for (const [id, breakOff] of [['broken1', (socket: Socket): void => void socket.end()], ['broken2', (socket: Socket): void => void socket.destroy()], ['broken3', (): void => void process.emit('SIGTERM', 'SIGTERM')]] as const) {
+      const { input, output, modes } = fakeTerminal();
+      const stop = await serveConsole(fake, id, (socket) => {
+        socket.on('error', () => undefined);
+        socket.write(`${CONSOLE_HELLO}$ `);
+        socket.once('data', () => breakOff(socket));
+      });
+      await assert.rejects(runExec(sessionOf(fake), id, undefined, { input, output }), /the connection broke/).finally(stop);
+      assert.deepEqual(modes, [true, false], id);
+      rmSync(fake.path('vm/x/debug-console.sock'), { force: true });
+    }
   }));

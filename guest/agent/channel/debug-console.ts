@@ -80,10 +80,10 @@ function pumpInput(connection: Socket, { stream, resize }: Shell): void {
 }
 
 /**
- * Gives a connection a shell, until either ends. `endMark` is for a connection whose host cannot see our end: it is
- * written when the shell has ended, and then the host is waited for.
+ * Gives a connection a shell, until either ends; the end of the shell is marked, so that the client can tell it from the
+ * end of the guest. `hostEnds` is for a connection whose host cannot see our end: then the host is waited for.
  */
-function serveConnection(connection: Socket, endMark = ''): void {
+function serveConnection(connection: Socket, hostEnds: boolean): void {
   if (consoles >= MAX_CONSOLES) {
     connection.destroy();
     return;
@@ -98,12 +98,15 @@ function serveConnection(connection: Socket, endMark = ''): void {
     };
     const shellEnded = (): void => {
       stream.destroy();
-      if (endMark === '') {
-        over();
-      } else if (!connection.destroyed) {
-        connection.write(endMark);
-        connection.resume();
+      if (connection.destroyed) {
+        return;
       }
+      if (hostEnds) {
+        connection.write(CONSOLE_END);
+      } else {
+        connection.end(CONSOLE_END);
+      }
+      connection.resume();
     };
     stream.once('error', shellEnded).once('end', shellEnded).on('error', () => undefined);
     connection.on('error', over).on('end', over);
@@ -135,7 +138,7 @@ function servePort(path: string): void {
     }
     const stream = streamFromFd(duplicate(fd));
     stream.once('close', () => setTimeout(look, LOOK_MS).unref());
-    serveConnection(stream, CONSOLE_END);
+    serveConnection(stream, true);
   };
   look();
 }
@@ -143,7 +146,7 @@ function servePort(path: string): void {
 /** Serves shells to whoever may reach the guest's vsock port or console port. Only with `agent.debug_console`. */
 export function serveDebugConsole(port: number): void {
   if (existsSync('/dev/vsock')) {
-    listenVsock(port, (connection) => serveConnection(connection));
+    listenVsock(port, (connection) => serveConnection(connection, false));
   }
   const path = findPort(CONSOLE_PORT);
   if (path !== undefined) {
