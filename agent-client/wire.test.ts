@@ -7,7 +7,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { TtrpcServer, type Codec, type ServiceDefinition, type UnaryMethod } from 'ttrpc-ts';
+import { TtrpcServer, type Codec, type UnaryMethod } from 'ttrpc-ts';
 import { connectAgent } from './connect';
 import type { AgentClient, ProcessRef } from './types';
 
