@@ -20,9 +20,13 @@ export interface DiskSandbox {
 export interface LiveSandbox {
   readonly state?: string;
   readonly vmSource?: string;
+  /** Why the factory gave it no VM. */
+  readonly vmFallback?: string;
   readonly hypervisor?: string;
   readonly vcpus?: number;
   readonly memoryMiB?: number;
+  /** What VMM and shim hold on the host. */
+  readonly residentBytes?: number;
   readonly startedAt?: string;
   readonly phases?: readonly { readonly name: string; readonly startMs?: number; readonly durationMs: number }[];
   readonly containers?: readonly { readonly id: string; readonly state: string }[];
@@ -60,12 +64,36 @@ export function readSandbox(root: string, id: string): DiskSandbox {
 
 const INFO_TIMEOUT_MS = 2_000;
 
+type Unknowns = Readonly<Record<string, unknown>>;
+
+const isObject = (value: unknown): value is Unknowns => typeof value === 'object' && value !== null;
+const objects = (value: unknown): Unknowns[] | undefined => (Array.isArray(value) ? value.filter(isObject) : undefined);
+
+/** Members that are what we take them for; others are left out, as of a shim of another version. Undefined for no object. */
+export function liveSandbox(value: unknown): LiveSandbox | undefined {
+  if (!isObject(value)) {
+    return undefined;
+  }
+  const text = (key: string): object => (typeof value[key] === 'string' ? { [key]: value[key] } : {});
+  const number = (key: string): object => (typeof value[key] === 'number' ? { [key]: value[key] } : {});
+  const phases = objects(value['phases'])?.flatMap(({ name, startMs, durationMs }) =>
+    typeof name === 'string' && typeof durationMs === 'number' ? [{ name, durationMs, ...(typeof startMs === 'number' ? { startMs } : {}) }] : [],
+  );
+  const containers = objects(value['containers'])?.flatMap(({ id, state }) => (typeof id === 'string' && typeof state === 'string' ? [{ id, state }] : []));
+  return {
+    ...Object.assign({}, ...['state', 'vmSource', 'vmFallback', 'hypervisor', 'startedAt'].map(text)) as LiveSandbox,
+    ...Object.assign({}, ...['vcpus', 'memoryMiB', 'residentBytes'].map(number)) as LiveSandbox,
+    ...(phases === undefined ? {} : { phases }),
+    ...(containers === undefined ? {} : { containers }),
+  };
+}
+
 /** What the shim says of its sandbox; undefined if it does not answer, or is of another version. */
 export async function askSandbox(host: CliHost, id: string): Promise<LiveSandbox | undefined> {
   try {
     const reply = await askMonitorOk(host.roots.monitor, id, { method: 'GET', path: '/sandbox', timeoutMs: INFO_TIMEOUT_MS });
     const parsed: unknown = JSON.parse(reply.body.toString('utf8'));
-    return typeof parsed === 'object' && parsed !== null ? (parsed) : undefined;
+    return liveSandbox(parsed);
   } catch {
     return undefined;
   }

@@ -19,6 +19,7 @@ export class Discovery {
   private readonly watchers = new Map<string, FSWatcher>();
   private rescan: NodeJS.Timeout | undefined;
   private pods: NodeJS.Timeout | undefined;
+  private lastError = '';
 
   constructor(
     private readonly roots: readonly string[],
@@ -102,13 +103,20 @@ export class Discovery {
 
   private async askPods(): Promise<void> {
     try {
-      for (const [id, labels] of await this.listPods()) {
+      const pods = await this.listPods();
+      this.lastError = '';
+      for (const [id, labels] of pods) {
         if (this.known.has(id)) {
           this.known.set(id, labels);
         }
       }
     } catch (reason) {
-      this.logger.warn('pods are not known', { error: describeError(reason) });
+      // Once for each reason: it is asked again and again, also on a node without a CRI.
+      const error = describeError(reason);
+      if (error !== this.lastError) {
+        this.logger.warn('pods are not known', { error });
+      }
+      this.lastError = error;
     }
     this.pods = undefined;
   }

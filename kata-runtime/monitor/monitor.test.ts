@@ -9,6 +9,7 @@ import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { isCode } from '../../base/errors';
 import { Logger } from '../../base/log';
 import { parseMetrics } from '../../virtcontainers/metrics/prometheus-text';
+import { liveSandbox } from '../sandboxes';
 import { withHost, type FakeHost } from '../testing/fake-host';
 import { aggregate, labelled } from './aggregate';
 import { parseEndpoint, parseListenAddress } from './command';
@@ -187,9 +188,59 @@ test('endpoints: all metrics, one sandbox, lists, agent address, debug, and what
     });
   }));
 
+test('members of /sandbox that are not what we take them for are left out', () => {
+  const wrong = { state: 5, vmSource: {}, vmFallback: [], vcpus: '1', memoryMiB: null, residentBytes: 7, startedAt: 'now', containers: [{ id: 1, state: 'running' }, { id: 'a', state: 'running', execs: 0 }, 3], phases: [{ name: 'a', durationMs: 'x' }, { name: 'b', durationMs: 1, startMs: '0' }] };
+  assert.deepEqual(liveSandbox(wrong), { residentBytes: 7, startedAt: 'now', containers: [{ id: 'a', state: 'running' }], phases: [{ name: 'b', durationMs: 1 }] });
+  assert.deepEqual([liveSandbox(null), liveSandbox('text'), liveSandbox([]), liveSandbox({ phases: {}, containers: 3 })], [undefined, undefined, {}, {}]);
+});
+
+test('without a CRI its absence is logged once, and it is asked until it answers', () =>
+  withHost(async (fake) => {
+    mkdirSync(fake.path('sbs/a1'), { recursive: true });
+    const lines: string[] = [];
+    let asked = 0;
+    const lister = (): Promise<Map<string, PodLabels>> => (++asked < 4 ? Promise.reject(new Error('no CRI')) : Promise.resolve(new Map([['a1', POD]])));
+    const discovery = new Discovery([fake.path('sbs')], lister, Logger.to((line) => lines.push(line), 'info', {}), 1);
+    for (let tries = 0; tries < 500 && discovery.sandboxes[0]?.[1] === undefined; tries++) {
+      discovery.scan();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    discovery.stop();
+    assert.deepEqual(discovery.sandboxes, [['a1', POD]]);
+    assert.equal(asked, 4);
+    assert.equal(lines.length, 1, lines.join(''));
+  }));
+
+test('a shim that hangs, floods, breaks off or talks nonsense costs a bounded time and only its own figures', () =>
+  withHost(async (fake) => {
+    await fake.monitor('good1', (_, response) => response.end('# TYPE kata_shim_threads gauge\nkata_shim_threads 5\n'));
+    await fake.monitor('silent1', () => undefined);
+    await fake.monitor('half1', (_, response) => {
+      response.writeHead(200, { 'content-length': 100 });
+      response.write('kata_shim_threads 6\n');
+    });
+    await fake.monitor('broken1', (_, response) => response.destroy());
+    await fake.monitor('noise1', (_, response) => response.end(Buffer.alloc(100_000, 0xff)));
+    await fake.monitor('failing1', (_, response) => {
+      response.writeHead(500);
+      response.end('no');
+    });
+    await withServer(fake, async (get) => {
+      const started = performance.now();
+      const text = (await get('/metrics')).body.toString();
+      assert.ok(performance.now() - started < 8_000);
+      assert.deepEqual(text.split('\n').filter((line) => line.startsWith('kata_shim_threads')), ['kata_shim_threads{sandbox_id="good1",cri_uid="u1",cri_name="web",cri_namespace="prod"} 5']);
+      assert.match(text, /kata_monitor_scrape_failed_count 4/);
+      const page = (await get('/', { accept: 'text/html' })).body.toString();
+      assert.ok(['silent1', 'half1', 'broken1', 'noise1', 'failing1'].every((id) => page.includes(`data-sandbox="${id}"`)));
+      assert.equal((await get('/agent-url?sandbox=silent1')).status, 400);
+      assert.equal((await get('/metrics?sandbox=failing1')).status, 500);
+    });
+  }));
+
 test('the page shows hostile names as text', () => {
   const hostile = '<script>alert(1)</script>"&\'';
-  const page = renderPage(hostile, [{ id: hostile, pod: { uid: '', name: hostile, namespace: hostile }, live: { state: hostile, vmSource: hostile, hypervisor: hostile, containers: [{ id: hostile, state: hostile }], phases: [{ name: hostile, durationMs: 5 }], startedAt: hostile }, memoryBytes: 1048576 }], new Date(0));
+  const page = renderPage(hostile, [{ id: hostile, pod: { uid: '', name: hostile, namespace: hostile }, live: { state: hostile, vmSource: hostile, hypervisor: hostile, containers: [{ id: hostile, state: hostile }], phases: [{ name: hostile, durationMs: 5 }], startedAt: hostile, vmFallback: hostile, residentBytes: 1048576 } }], new Date(0));
   assert.ok(!page.includes('<script>'));
   assert.equal(escapeHtml(hostile), '&lt;script&gt;alert(1)&lt;/script&gt;&quot;&amp;&#39;');
 });

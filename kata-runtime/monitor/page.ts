@@ -9,8 +9,6 @@ export interface PageRow {
   readonly pod: PodLabels | undefined;
   /** Undefined: the shim did not answer. */
   readonly live: LiveSandbox | undefined;
-  /** Resident memory of VMM and shim in bytes; undefined if not known. */
-  readonly memoryBytes: number | undefined;
 }
 
 type Phase = NonNullable<LiveSandbox['phases']>[number];
@@ -59,10 +57,16 @@ function nameCell({ id, pod }: PageRow): string {
   return pod === undefined ? link : `<b class="pod">${escapeHtml(`${pod.namespace}/${pod.name}`)}</b><br>${link}`;
 }
 
-function memoryCell({ live, memoryBytes }: PageRow): string {
+function memoryCell(live: LiveSandbox | undefined): string {
   const given = live?.memoryMiB === undefined ? '' : `<span class="nowrap">${escapeHtml(String(live.memoryMiB))} MiB</span>`;
-  const used = memoryBytes === undefined ? '' : `<small class="nowrap">${String(Math.round(memoryBytes / MIB))} MiB resident</small>`;
+  const used = live?.residentBytes === undefined ? '' : `<small class="nowrap">${String(Math.round(live.residentBytes / MIB))} MiB resident</small>`;
   return [given, used].filter((part) => part !== '').join('<br>');
+}
+
+/** Where it should have come from the factory and did not, the reason too. */
+function sourceCell(live: LiveSandbox | undefined): string {
+  const fallback = live?.vmFallback === undefined ? '' : `<br><small>instead: ${escapeHtml(live.vmFallback)}</small>`;
+  return `${escapeHtml(live?.vmSource ?? '')}${fallback}`;
 }
 
 function containersCell(containers: NonNullable<LiveSandbox['containers']>): string {
@@ -75,9 +79,9 @@ function rowHtml(row: PageRow, now: Date): string {
   const cells: readonly (readonly [head: string, html: string])[] = [
     ['Sandbox', nameCell(row)],
     ['State', live === undefined ? '<span class="state silent">no answer</span>' : `<span class="state state-${escapeHtml(state)}">${escapeHtml(state)}</span>`],
-    ['VM from', escapeHtml(live?.vmSource ?? '')],
+    ['VM from', sourceCell(live)],
     ['vCPUs', live?.vcpus === undefined ? '' : escapeHtml(String(live.vcpus))],
-    ['Memory', memoryCell(row)],
+    ['Memory', memoryCell(live)],
     ['Age', live?.startedAt === undefined ? '' : escapeHtml(formatAge(now.getTime() - Date.parse(live.startedAt)))],
     ['Containers', containersCell(live?.containers ?? [])],
     ['Start', live?.phases === undefined || live.phases.length === 0 ? '' : phaseBar(live.phases)],
@@ -93,7 +97,7 @@ function summary(rows: readonly PageRow[]): string {
     sources.set(source, (sources.get(source) ?? 0) + 1);
   }
   const from = [...sources].sort(([a], [b]) => (a < b ? -1 : 1)).map(([source, count]) => `${String(count)} ${source}`).join(', ');
-  const resident = rows.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0);
+  const resident = rows.reduce((sum, { live }) => sum + (live?.residentBytes ?? 0), 0);
   const counted = `${String(rows.length)} sandbox${rows.length === 1 ? '' : 'es'}`;
   return rows.length === 0 ? counted : `${counted} (${escapeHtml(from)}), ${String(Math.round(resident / MIB))} MiB resident`;
 }

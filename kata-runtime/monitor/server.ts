@@ -4,7 +4,7 @@ import { gzipSync } from 'node:zlib';
 import { describeError, KataError } from '../../base/errors';
 import { checkId } from '../../base/ids';
 import type { Logger } from '../../base/log';
-import { formatFamily, parseMetrics, type Family } from '../../virtcontainers/metrics/prometheus-text';
+import { formatFamily, type Family } from '../../virtcontainers/metrics/prometheus-text';
 import type { CliHost } from '../host';
 import { askSandbox } from '../sandboxes';
 import { askMonitor, askMonitorOk, type MonitorReply } from '../shim-monitor';
@@ -17,6 +17,10 @@ import { escapeHtml, renderPage, type PageRow } from './page';
 const SCRAPE_TIMEOUT_MS = 3_000;
 /** A CPU profile takes as long as it is asked to. */
 const DEBUG_TIMEOUT_MS = 90_000;
+/** A client that sends slowly, or nothing, holds a connection no longer than this. */
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 30_000;
+const MAX_CONNECTIONS = 256;
 const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8';
 const PLAIN = 'text/plain; charset=utf-8';
 const HTML = 'text/html; charset=utf-8';
@@ -95,27 +99,12 @@ function sandboxList(parts: MonitorParts, html: boolean): Answer {
   return ok(HTML, `<!DOCTYPE html><title>sandboxes</title><h1>Sandbox list</h1><ul>${items.join('')}</ul>\n`);
 }
 
-function residentBytes(text: string): number | undefined {
-  const values = parseMetrics(text)
-    .filter((family) => family.name === 'kata_hypervisor_proc_status' || family.name === 'kata_shim_proc_status')
-    .flatMap((family) => family.samples.filter((sample) => sample.labels.some(([name, value]) => name === 'item' && value === 'vmrss')))
-    .map((sample) => Number(sample.value));
-  return values.length === 0 ? undefined : values.reduce((sum, value) => sum + value, 0);
-}
-
-async function pageRow(parts: MonitorParts, id: string, pod: PodLabels | undefined): Promise<PageRow> {
-  const [live, scraped] = await Promise.all([
-    askSandbox(parts.host, id),
-    askMonitorOk(parts.host.roots.monitor, id, { method: 'GET', path: '/metrics', timeoutMs: SCRAPE_TIMEOUT_MS }).catch(() => undefined),
-  ]);
-  return { id, pod, live, memoryBytes: scraped === undefined ? undefined : residentBytes(scraped.body.toString('utf8')) };
-}
-
 async function page(parts: MonitorParts, html: boolean): Promise<Answer> {
   if (!html) {
     return ok(PLAIN, 'Available HTTP endpoints:\n/metrics : Get metrics from sandboxes.\n/sandboxes : List all Kata Containers sandboxes.\n/agent-url : Get sandbox agent URL.\n/debug/vars : Internal variables of the shim.\n/debug/pprof/ : Profiles of the shim.\n');
   }
-  const rows = await Promise.all(parts.discovery.sandboxes.map(([id, pod]) => pageRow(parts, id, pod)));
+  // The page is read often: it asks shims only, never a guest.
+  const rows = await Promise.all(parts.discovery.sandboxes.map(async ([id, pod]): Promise<PageRow> => ({ id, pod, live: await askSandbox(parts.host, id) })));
   return ok(HTML, renderPage(parts.host.hostname, rows, parts.host.now()));
 }
 
@@ -173,13 +162,23 @@ async function respond(parts: MonitorParts, request: IncomingMessage, response: 
     'X-Content-Type-Options': 'nosniff',
     ...(answer.type === HTML ? { 'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'" } : {}),
     ...(zip ? { 'Content-Encoding': 'gzip', Vary: 'Accept-Encoding' } : {}),
+    // What was not read of a body is not waited for.
+    ...(request.complete ? {} : { Connection: 'close' }),
   });
-  response.end(request.method === 'HEAD' ? undefined : body);
+  response.end(request.method === 'HEAD' ? undefined : body, () => {
+    if (!request.complete) {
+      request.destroy();
+    }
+  });
 }
 
 /** A server that does not listen yet; the caller closes it. */
 export function monitorServer(parts: MonitorParts): Server {
-  return createServer((request, response) => {
+  const server = createServer((request, response) => {
     void respond(parts, request, response);
   });
+  server.headersTimeout = HEADERS_TIMEOUT_MS;
+  server.requestTimeout = REQUEST_TIMEOUT_MS;
+  server.maxConnections = MAX_CONNECTIONS;
+  return server;
 }

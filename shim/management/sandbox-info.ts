@@ -1,5 +1,6 @@
 /** /sandbox: what `kata-runtime ps` and kata-monitor show. JSON; members are only ever added. */
 import { grownSize } from '../../virtcontainers/resources/vm-sizing';
+import { residentBytes } from '../../virtcontainers/metrics/proc';
 import type { Endpoint } from './answer';
 
 export const sandboxInfo: Endpoint = ({ options: { sandbox } }) => {
@@ -18,6 +19,7 @@ export const sandboxInfo: Endpoint = ({ options: { sandbox } }) => {
     vmFallback: sandbox.vmFallback,
     vcpus: size.vcpus,
     memoryMiB: size.memoryMiB,
+    residentBytes: residentBytes(process.pid) + residentBytes(sandbox.pid),
     shimPid: process.pid,
     vmPid: sandbox.pid,
     startedAt: new Date(Date.now() - process.uptime() * 1000).toISOString(),

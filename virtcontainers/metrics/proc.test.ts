@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseIo, parseLimits, parseNetdev, parseStat, parseStatus, procFigures } from './proc';
+import { parseIo, parseLimits, parseNetdev, parseStat, parseStatus, procFigures, residentBytes } from './proc';
 
 test('status: kB become bytes, other lines are left out', () => {
   assert.deepEqual([...parseStatus('Name:\tx\nVmRSS:\t  10 kB\nvoluntary_ctxt_switches:\t7\nThreads:\t3\n')], [['vmrss', 10240], ['voluntary_ctxt_switches', 7]]);
@@ -22,6 +22,8 @@ test('this process has figures, a gone one none', () => {
   assert.ok((figures?.procStatus.get('vmrss') ?? 0) > 1024 * 1024);
   assert.ok((figures?.threads ?? 0) >= 1);
   assert.equal(procFigures(2 ** 30), undefined);
+  assert.ok(residentBytes(process.pid) > 1024 * 1024);
+  assert.equal(residentBytes(2 ** 30), 0);
 });
 
 test('limits: numbers, none, and what is not there', () => {
