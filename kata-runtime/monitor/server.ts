@@ -147,6 +147,7 @@ async function answerOf(parts: MonitorParts, request: IncomingMessage): Promise<
 }
 
 async function respond(parts: MonitorParts, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  // A body is read and dropped: hanging up on one who sends would take the answer from him.
   request.resume();
   let answer: Answer;
   try {
@@ -162,14 +163,8 @@ async function respond(parts: MonitorParts, request: IncomingMessage, response: 
     'X-Content-Type-Options': 'nosniff',
     ...(answer.type === HTML ? { 'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'" } : {}),
     ...(zip ? { 'Content-Encoding': 'gzip', Vary: 'Accept-Encoding' } : {}),
-    // What was not read of a body is not waited for.
-    ...(request.complete ? {} : { Connection: 'close' }),
   });
-  response.end(request.method === 'HEAD' ? undefined : body, () => {
-    if (!request.complete) {
-      request.destroy();
-    }
-  });
+  response.end(request.method === 'HEAD' ? undefined : body);
 }
 
 /** A server that does not listen yet; the caller closes it. */
