@@ -17,7 +17,10 @@ export type HypervisorName = 'qemu' | 'mock';
 /** Values for keys of configuration.toml by section, as TOML literals. */
 export type ConfigOverrides = Readonly<Record<string, Readonly<Record<string, string>>>>;
 
-/** A configuration for the guest in build/guest; `overrides` replaces and adds keys. */
+/**
+ * A configuration for the guest in build/guest; `overrides` replaces and adds keys. KATA_TEST_SHARED_FS is the kind of
+ * share where a suite does not choose one.
+ */
 export function configText(hypervisor: HypervisorName, overrides: ConfigOverrides = {}): string {
   const base: Record<string, Record<string, string>> = {
     [`hypervisor.${hypervisor}`]:
@@ -28,6 +31,7 @@ export function configText(hypervisor: HypervisorName, overrides: ConfigOverride
             kernel: `"${join(ROOT, 'build/guest/vmlinux')}"`,
             initrd: `"${join(ROOT, 'build/guest/initrd.img')}"`,
             default_memory: '1024',
+            ...(process.env['KATA_TEST_SHARED_FS'] === undefined ? {} : { shared_fs: `"${process.env['KATA_TEST_SHARED_FS']}"` }),
           },
     runtime: { internetworking_model: '"tcfilter"', disable_guest_seccomp: 'true' },
   };
