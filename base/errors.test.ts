@@ -15,6 +15,11 @@ test('a KataError keeps its own code whatever lies under it', () => {
   assert.equal(codeOf(new KataError('Internal', 'x', { cause: enoent() })), 'Internal');
 });
 
+test('a subclass knows its own errors only, KataError all', () => {
+  class Special extends KataError {}
+  assert.deepEqual([new Special('Internal', 'x') instanceof Special, new KataError('Internal', 'x') instanceof Special, new Special('Internal', 'x') instanceof KataError], [true, false, true]);
+});
+
 test('a thrown value that is no error is Unknown', () => {
   assert.equal(codeOf('text'), 'Unknown');
   assert.equal(codeOf(Object.assign(new Error('x'), { code: 'ERR_INVALID_ARG' })), 'Unknown');

@@ -74,6 +74,9 @@ export class KataError extends Error {
   readonly [BRAND] = true;
 
   static override [Symbol.hasInstance](value: unknown): value is KataError {
+    if (this !== KataError) {
+      return Function.prototype[Symbol.hasInstance].call(this, value);
+    }
     return typeof value === 'object' && value !== null && BRAND in value;
   }
 

@@ -117,6 +117,15 @@ test('a template that does not load is destroyed, the sandbox boots, and the nex
   assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 2);
 }));
 
+test('a clone that fails otherwise, killed or given up, leaves the template to the others', inWorld(async (world) => {
+  const factory = make(world);
+  await factory.getVm(world.spec('one'), GO);
+  world.faults.add('start');
+  assert.deepEqual(await factory.getVm(world.spec('two'), GO), TEMPLATE_FAILED);
+  assert.equal(await sourceOf(factory.getVm(world.spec('three'), GO)), 'template');
+  assert.equal(world.vms.filter(({ spec }) => spec.template?.use === 'become').length, 1);
+}));
+
 test('a failed save leaves nothing, is said, and is not tried again at once', inWorld(async (world) => {
   const factory = make(world);
   world.faults.add('save');

@@ -19,6 +19,8 @@ export interface FactoryStatus {
   readonly counts: Counts;
 }
 
+const CONSOLE_CHARS = 600;
+
 const FALLBACK_OF: Readonly<Record<BaseKind, FallbackReason>> = {
   direct: 'prepare-failed',
   template: 'template-failed',
@@ -94,7 +96,14 @@ export class Factory implements VmFactory {
   private async from(undo: UndoStack, base: BaseFactory, spec: VmSpec, signal: AbortSignal, onAgentCall?: OnAgentCall): Promise<FactoryVm> {
     const made = await base.getBaseVm(spec, signal);
     undo.push(`virtual machine "${made.vm.id}"`, () => made.vm.stop());
-    const agent = await makeReady(undo, made, spec, this.deps, signal, onAgentCall);
+    const agent = await makeReady(undo, made, spec, this.deps, signal, onAgentCall).catch((reason: unknown) => {
+      if (!signal.aborted) {
+        // Gone with the VM otherwise, and the error alone seldom tells why a guest is silent.
+        const { alive, consoleTail } = made.vm.facts();
+        spec.logger.warn('a virtual machine of the factory does not get ready', { subsystem: 'factory', vm: made.vm.id, alive, console: consoleTail.slice(-CONSOLE_CHARS) });
+      }
+      throw reason;
+    });
     return { vm: made.vm, agent, source: isCache(base) ? 'cache' : made.source, ...(made.share === undefined ? {} : { share: made.share }) };
   }
 
