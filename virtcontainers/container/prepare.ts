@@ -28,12 +28,14 @@ export interface PreparedContainer {
 export function prepareContainer(undo: UndoStack, context: PrepareContext, request: ContainerRequest): PreparedContainer {
   const rootfs = prepareRootfs(undo, request, context.blockCapable, context.mounts);
   const copies: PendingCopy[] = [];
-  let guestRootPath = `${GUEST_SHARE_DIR}${request.id}`;
-  if (rootfs.kind === 'folder') {
+  let guestRootPath: string;
+  if (rootfs.kind === 'block') {
+    guestRootPath = context.share.placeForRootfs(undo, request.id);
+  } else {
     if (context.share.enabled) {
       guestRootPath = context.share.shareRootfs(undo, request.id, rootfs.path);
     } else {
-      guestRootPath = `${guestRootPath}/rootfs`;
+      guestRootPath = `${GUEST_SHARE_DIR}${request.id}/rootfs`;
       copies.push({ hostPath: rootfs.path, guestPath: guestRootPath });
     }
   }

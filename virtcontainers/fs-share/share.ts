@@ -79,6 +79,18 @@ export class FsShare {
     return `${GUEST_SHARE_DIR}${name}`;
   }
 
+  /** The folder on which the guest mounts a root file system of its own; returns its path there. In a share, which is read-only in the guest, we make it. */
+  placeForRootfs(undo: UndoStack, containerId: string): string {
+    if (this.enabled) {
+      const place = join(this.paths.mounts, containerId);
+      undo.push(`share of container ${containerId}`, () => {
+        removeEmpty(place);
+      });
+      mkdirSync(place, { recursive: true, mode: 0o755 });
+    }
+    return `${GUEST_SHARE_DIR}${containerId}`;
+  }
+
   /** Shows a file or folder of the host to the guest. Undefined without a share for what cannot be copied (a socket, a device). */
   shareFile(undo: UndoStack, containerId: string, source: string, destination: string, readOnly: boolean): SharedFile | undefined {
     if (!existsSync(source)) {

@@ -64,6 +64,16 @@ describe('host side with real mounts', { skip }, () => {
     assert.equal(readFileSync(join(rootfs, 'file'), 'utf8'), 'y');
   });
 
+  test('the guest finds the folder for a root file system of its own in the share, which it cannot write', () => {
+    const { share: one, undo } = share('block');
+    assert.equal(one.placeForRootfs(undo, 'c1'), '/run/kata-containers/shared/containers/c1');
+    const place = join(one.paths.shared, 'c1');
+    assert.ok(existsSync(place));
+    return undo.unwind().then(() => {
+      assert.equal(existsSync(place), false);
+    });
+  });
+
   test('an overlay of 120 layers is mounted', () => {
     const layers = Array.from({ length: 120 }, (_, index) => join(root, 'snapshots-with-a-long-name-as-containerd-has-them', String(index), 'fs'));
     layers.forEach((layer) => mkdirSync(layer, { recursive: true }));
