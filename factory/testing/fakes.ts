@@ -50,7 +50,7 @@ export class FakeVm implements Vm {
       throw new KataError('FailedPrecondition', 'QEMU ended with exit code 1');
     }
     const agent = await startFakeAgent(this.handlers(), { check: () => ({ status: 1 }) });
-    this.agentUrl = agent.url;
+    this.agentUrl = this.world.vsock === undefined ? agent.url : this.world.vsock.listen(agent.url);
     this.closeAgent = agent.close;
   }
 
@@ -151,6 +151,29 @@ export class FakeVm implements Vm {
   }
 }
 
+/** Guests at vsock addresses, on a host that has none: each address stands for the socket at which its guest really listens. */
+export class FakeVsock {
+  /** In the order in which they were given out. */
+  readonly cids: number[] = [];
+  /** Addresses that somebody dialled. */
+  readonly dialled: number[] = [];
+  private readonly guests = new Map<number, string>();
+
+  listen(url: string): string {
+    const cid = 3 + 1000 * (this.cids.length + 1);
+    this.cids.push(cid);
+    this.guests.set(cid, url);
+    return `vsock://${String(cid)}:1024`;
+  }
+
+  readonly connect: FactoryDeps['connectAgent'] = (url, options) => {
+    const cid = Number(/^vsock:\/\/(\d+):1024$/.exec(url)?.[1]);
+    this.dialled.push(cid);
+    const guest = this.guests.get(cid);
+    return guest === undefined ? Promise.reject(new KataError('Unavailable', `no guest at ${url}`)) : connectAgent(guest, options);
+  };
+}
+
 /** Everything a factory needs. */
 export class FactoryWorld {
   readonly root = mkdtempSync(join(tmpdir(), 'kata-factory-'));
@@ -161,6 +184,8 @@ export class FactoryWorld {
   readonly log: string[] = [];
   readonly logger = Logger.to((line) => this.log.push(line), 'debug');
   readonly templatePath = join(this.root, 'template');
+  /** Set before the first VM: agents are at vsock addresses. */
+  vsock: FakeVsock | undefined;
   beforeStart: (vm: FakeVm) => Promise<void> = () => Promise.resolve();
   now = 1_700_000_000_123;
   /** By how many milliseconds `now` moves while each of the next calls that set the clock is under way. */
@@ -187,7 +212,7 @@ export class FactoryWorld {
   };
 
   get deps(): FactoryDeps {
-    return { driverFor: () => Promise.resolve(this.driver), connectAgent, vmRoot: join(this.root, 'vm'), now: () => this.now, logger: this.logger };
+    return { driverFor: () => Promise.resolve(this.driver), connectAgent: this.vsock?.connect ?? connectAgent, vmRoot: join(this.root, 'vm'), now: () => this.now, logger: this.logger };
   }
 
   base(over: Partial<BaseConfig> = {}): BaseConfig {

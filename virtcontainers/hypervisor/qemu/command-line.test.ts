@@ -116,6 +116,17 @@ describe('QEMU command line', () => {
     assert.throws(() => memory(undefined, { enableVhostUserStore: true }), { code: 'InvalidArgument' });
   });
 
+  it('gives clones a vsock address of their own, on a device that sits where the template has it', () => {
+    const paths = { memoryPath: '/t/memory', statePath: '/t/state' };
+    const vsockOf = (use: 'become' | 'clone', cid: number): string[] =>
+      valuesOf(argv(plan({ template: { use, ...paths } }, {}, { channel: { kind: 'vsock', cid, fd: 21 } })), '-device').filter((device) => device.startsWith('vhost-vsock-pci'));
+    assert.deepEqual(vsockOf('become', 7), ['vhost-vsock-pci,disable-modern=false,vhostfd=4,id=vsock-7,guest-cid=7,bus=pcie.0,addr=b']);
+    assert.deepEqual(vsockOf('clone', 4138340623), ['vhost-vsock-pci,disable-modern=false,vhostfd=4,id=vsock-4138340623,guest-cid=4138340623,bus=pcie.0,addr=b']);
+    // The agent's serial port is not there beside it: host and guest would choose otherwise.
+    const ports = valuesOf(argv(plan({ template: { use: 'clone', ...paths } }, {}, { channel: { kind: 'vsock', cid: 9, fd: 21 } })), '-device').filter((device) => device.includes('agent.channel.0'));
+    assert.deepEqual(ports, []);
+  });
+
   it('gives every device of a template a fixed address, the same in its clones', () => {
     const share = { kind: 'virtio-9p', tag: 'kataShared', source: '/s' } as const;
     const nic = { kind: 'net', id: 'n', mac: '02:00:00:00:00:01', tapFds: [] } as const;
