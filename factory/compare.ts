@@ -48,5 +48,8 @@ export function mismatch(base: BaseConfig, spec: VmSpec): string | undefined {
   if (canonicalJson(base.kernelParams) !== canonicalJson(spec.kernelParams)) {
     return 'kernel parameters of the agent do not match';
   }
+  if (spec.selinuxLabel !== undefined) {
+    return 'the virtual machine is to run with an SELinux label of its own';
+  }
   return spec.devices.length > 0 ? 'the virtual machine wants devices at boot' : undefined;
 }

@@ -84,6 +84,7 @@ test('comparison leaves size out, and takes nil for empty', () => {
   const world = new FactoryWorld();
   const base = world.base();
   const config = (over: object): HypervisorConfig => ({ ...base.hypervisor, ...over });
+  assert.match(mismatch(base, world.spec('x', { selinuxLabel: 'l' })) ?? '', /SELinux label/);
   assert.equal(mismatch(base, world.spec('x', { config: config({ defaultVcpus: 7, defaultMemory: 4096, bootTimeout: 9 }) })), undefined);
   assert.equal(mismatch(base, world.spec('x', { config: config({ virtioFsExtraArgs: [] }) })), undefined);
   assert.match(mismatch(base, world.spec('x', { config: config({ type: 'qemu' }) })) ?? '', /hypervisor type does not match: mock vs. qemu/);

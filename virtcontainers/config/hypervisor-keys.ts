@@ -124,7 +124,7 @@ const BEHAVIOUR: readonly KeySpec[] = [
     defineKey('rx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic to the guest', { max: UINT64, unit: 'bit/s' }),
     defineKey('tx_rate_limiter_max_rate', 'integer', 'QF', 'limit of the traffic from the guest', { max: UINT64, unit: 'bit/s' }),
   ]),
-  defineKey('disable_selinux', 'boolean', 'QCFA', 'no SELinux label on the VMM', { status: 'later', inert: [true] }),
+  defineKey('disable_selinux', 'boolean', 'QCFA', 'no SELinux label on the VMM'),
   defineKey('disable_guest_selinux', 'boolean', 'QCS', 'no SELinux in the guest', {
     since: '4.1',
     status: 'refused',

@@ -11,12 +11,22 @@ const SIGKILL = 9;
 const KILL_WAIT_MS = 900;
 const KILL_POLL_MS = 5;
 
+export interface GuardOptions extends StartOptions {
+  /** SELinux label of the program; not with a lifeline. */
+  readonly selinuxLabel?: string | undefined;
+}
+
+/** Arguments of setpriv: dies with us, and runs with the label if there is one. */
+export function guardWords(file: string, args: readonly string[], selinuxLabel?: string): string[] {
+  return ['--pdeathsig', 'KILL', ...(selinuxLabel === undefined ? [] : ['--selinux-label', selinuxLabel]), '--', file, ...args];
+}
+
 /**
  * Starts a program that the kernel kills when we die; it keeps its pid through setpriv. With a lifeline it
  * ends with the last holder of that instead, and signals to our group do not reach it.
  */
-export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: StartOptions, lifeline?: { readonly directory: string; readonly share: string | undefined }): Child {
-  const [program, words] = lifeline === undefined ? ['setpriv', ['--pdeathsig', 'KILL', '--', file, ...args]] : lifelineCommand(lifeline.directory, file, args, lifeline.share);
+export function startGuarded(file: string, args: readonly string[], netns: VmSpec['netns'], options: GuardOptions, lifeline?: { readonly directory: string; readonly share: string | undefined }): Child {
+  const [program, words] = lifeline === undefined ? ['setpriv', guardWords(file, args, options.selinuxLabel)] : lifelineCommand(lifeline.directory, file, args, lifeline.share);
   const start = (): Child => Child.start(program, words, lifeline === undefined ? options : { ...options, detached: true });
   switch (netns.kind) {
     case 'host':

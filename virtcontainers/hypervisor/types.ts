@@ -67,6 +67,8 @@ export interface VmSpec {
   /** The VM may be handed to another process: it does not end with us but with whoever holds its lifeline (`transfer`). */
   readonly transferable?: boolean;
   readonly debug: boolean;
+  /** SELinux label of the VMM; absent where the host has no SELinux, or it is switched off or not asked for. */
+  readonly selinuxLabel?: string;
   readonly logger: Logger;
 }
 

@@ -8,6 +8,8 @@ import type { OciSpec } from '../../base/oci-spec';
 import { annotate } from '../config/annotations';
 import { parseConfig } from '../config/load';
 import { AGENT_KEYS, FACTORY_KEYS, RUNTIME_KEYS } from '../config/section-keys';
+import { guardWords } from '../hypervisor/processes';
+import { vmmLabel } from '../vm/spec';
 import { createSandbox } from './sandbox';
 import { World } from './testing/world';
 import type { Sandbox } from './types';
@@ -143,6 +145,14 @@ test('a device below /dev/vfio is refused, not dropped; the control node alone i
     await assert.rejects(create('', `[runtime]\nvfio_mode = "${mode}"`, withDevice('/dev/vfio/12')), (error) => /device \/dev\/vfio\/12 in container "one": device pass-through \(VFIO\) is not supported yet \(.*privileged_without_host_devices/.test(describeError(error)) || assert.fail(describeError(error)));
   }
   await create('', '', withDevice('/dev/vfio/vfio'));
+});
+
+test('the VMM runs with the label of the container where the host has SELinux, unless disable_selinux', () => {
+  const label = 'system_u:system_r:container_kvm_t:s0:c1,c2';
+  const labelOf = (lines: string, selinuxLabel: string, enabled: boolean) => vmmLabel(parseConfig(`[hypervisor.mock]\n${lines}`, '/c.toml', { host: HOST }), { process: { selinuxLabel } }, enabled);
+  assert.deepEqual([labelOf('', label, true), labelOf('', label, false), labelOf('', '', true), labelOf('disable_selinux = true', label, true)], [label, undefined, undefined, undefined]);
+  assert.deepEqual(guardWords('/qemu', ['-S'], label), ['--pdeathsig', 'KILL', '--selinux-label', label, '--', '/qemu', '-S']);
+  assert.deepEqual(guardWords('/qemu', []), ['--pdeathsig', 'KILL', '--', '/qemu']);
 });
 
 test('swap annotations of a container become its limits', async () => {

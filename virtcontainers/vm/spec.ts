@@ -1,4 +1,5 @@
 /** From configuration and bundle to everything that one VM is made from. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SHARE_TAG } from '../../agent-client/storage';
 import type { Logger } from '../../base/log';
@@ -18,6 +19,15 @@ export function shareFor(config: RuntimeConfig, capabilities: DriverCapabilities
   return { kind: sharedFs === 'virtio-9p' ? 'virtio-9p' : 'virtio-fs', tag: SHARE_TAG, source };
 }
 
+/** There while the kernel of the host has SELinux on. */
+const SELINUX = '/sys/fs/selinux/enforce';
+
+/** The label that the VMM is to run with: the container's own, as the host's policy has it. */
+export function vmmLabel(config: RuntimeConfig, spec: OciSpec, enabled: boolean): string | undefined {
+  const label = spec.process?.selinuxLabel ?? '';
+  return label === '' || config.hypervisor.disableSelinux || !enabled ? undefined : label;
+}
+
 export interface VmSpecInput {
   readonly sandboxId: string;
   readonly vmRoot: string;
@@ -35,7 +45,9 @@ export function vmSpecFor(input: VmSpecInput): VmSpec {
     input.logger.warn(warning);
   }
   const { vcpus, memoryMiB } = bootSize(config, workload);
+  const selinuxLabel = vmmLabel(config, spec, existsSync(SELINUX));
   return {
+    ...(selinuxLabel === undefined ? {} : { selinuxLabel }),
     id: input.sandboxId,
     directory: join(input.vmRoot, input.sandboxId),
     config: config.hypervisor,

@@ -113,6 +113,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   msize_9p: 'virtcontainers/sandbox/config-keys.test.ts',
   disable_nesting_checks: 'virtcontainers/hypervisor/qemu/config-keys.test.ts',
   guest_memory_dump_paging: 'virtcontainers/hypervisor/qemu/memory-dump.test.ts',
+  disable_selinux: 'virtcontainers/sandbox/config-keys.test.ts',
   guest_hook_path: 'virtcontainers/sandbox/config-keys.test.ts',
   accelerator: 'virtcontainers/hypervisor/qemu/accelerator.test.ts',
   agent_channel: 'virtcontainers/hypervisor/qemu/config-keys.test.ts',

@@ -57,7 +57,7 @@ export async function launch(input: LaunchInput, undo: UndoStack): Promise<Launc
   const { spec, channel } = input;
   const plan = makePlan(input);
   const shares = spec.share?.kind === 'virtio-fs' && spec.template === undefined;
-  const virtiofsd = shares ? await startVirtiofsd(spec.config, spec.share.source, fileIn(spec.directory, 'virtioFs')) : undefined;
+  const virtiofsd = shares ? await startVirtiofsd(spec.config, spec.share.source, fileIn(spec.directory, 'virtioFs'), spec.selinuxLabel) : undefined;
   if (virtiofsd !== undefined) {
     undo.push('virtiofsd', () => void virtiofsd.kill('SIGKILL'));
   }
@@ -80,7 +80,7 @@ export async function launch(input: LaunchInput, undo: UndoStack): Promise<Launc
     const monitor = connect(fileIn(spec.directory, 'qmp'));
     undo.push('the monitor', () => void monitor.destroy());
     monitor.on('error', () => undefined);
-    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore' }, spec.transferable === true ? { directory: spec.directory, share: spec.share?.kind === 'virtio-9p' ? spec.share.source : undefined } : undefined);
+    const qemu = startGuarded(spec.config.path, args, spec.netns, { extraFds: fds.all, stdout: 'ignore', selinuxLabel: spec.selinuxLabel }, spec.transferable === true ? { directory: spec.directory, share: spec.share?.kind === 'virtio-9p' ? spec.share.source : undefined } : undefined);
     undo.push('QEMU', () => void qemu.kill('SIGKILL'));
     return { qemu, virtiofsd, monitor, stateFd };
   } finally {

@@ -239,7 +239,7 @@ export class QemuVm implements Vm {
       throw new KataError('FailedPrecondition', `add a share to VM "${this.id}": it does not run, or has one`);
     }
     const { startVirtiofsd } = await import('./virtiofsd');
-    const virtiofsd = await startVirtiofsd(this.spec.config, folder.source, fileIn(this.spec.directory, 'virtioFs'));
+    const virtiofsd = await startVirtiofsd(this.spec.config, folder.source, fileIn(this.spec.directory, 'virtioFs'), this.spec.selinuxLabel);
     this.undo.push('virtiofsd', () => void virtiofsd.kill('SIGKILL'));
     this.launched = { ...launched, virtiofsd };
     this.processes = [...this.processes, processEntry('virtiofsd', virtiofsd)];

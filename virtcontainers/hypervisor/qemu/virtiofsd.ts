@@ -51,12 +51,12 @@ async function flavourOf(path: string): Promise<VirtiofsdFlavour> {
 }
 
 /** Starts the daemon with its socket listening already, so that QEMU may start beside it. It dies with us and with QEMU. */
-export async function startVirtiofsd(config: HypervisorConfig, source: string, socketPath: string): Promise<Child> {
+export async function startVirtiofsd(config: HypervisorConfig, source: string, socketPath: string, selinuxLabel?: string): Promise<Child> {
   const path = findVirtiofsd(config);
   const flavour = await flavourOf(path);
   const listener = unixListen(socketPath);
   try {
-    return startGuarded(path, virtiofsdArgs(flavour, config, source), { kind: 'host' }, { extraFds: [listener], stdout: 'ignore' });
+    return startGuarded(path, virtiofsdArgs(flavour, config, source), { kind: 'host' }, { extraFds: [listener], stdout: 'ignore', selinuxLabel });
   } finally {
     closeSync(listener);
   }
