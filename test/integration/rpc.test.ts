@@ -1,4 +1,4 @@
-/** RPCs that ctr does not send, or not in this order: the shim is driven directly, over the mock hypervisor. */
+/** RPCs that ctr does not send, or not in this order: the shim is driven directly, with a virtual machine each time. */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,14 +10,15 @@ import { configText } from '../support/host';
 import { leftOf } from '../support/leaks';
 import { busyboxRootfs, defaultSpec, ShimDriver, TaskClient } from '../support/shim-driver';
 
-const WAIT_MS = 20_000;
+const WAIT_MS = 60_000;
+const HYPERVISOR = process.env['KATA_TEST_HYPERVISOR'] === 'mock' ? 'mock' : 'qemu';
 let scratch: string;
 let config: string;
 
 before(() => {
   scratch = mkdtempSync(join(tmpdir(), 'kata-ts-rpc-'));
   config = join(scratch, 'configuration.toml');
-  writeFileSync(config, configText('mock'));
+  writeFileSync(config, configText(HYPERVISOR, HYPERVISOR === 'qemu' ? { hypervisor: { default_memory: '512' } } : {}));
   busyboxRootfs(join(scratch, 'rootfs'));
 });
 
@@ -41,7 +42,14 @@ async function withShim(name: string, args: readonly string[], work: (shim: Shim
 }
 
 const withCode = (code: string) => (error: unknown): boolean => error instanceof Error && 'code' in error && error.code === code;
-const settle = async (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 300));
+
+/** Waits until `text` is as wanted, at most 20 s: guests without KVM take their time. */
+async function until(text: () => string, wanted: RegExp): Promise<void> {
+  for (const end = Date.now() + 20_000; !wanted.test(text()); ) {
+    assert.ok(Date.now() < end, `${String(wanted)} did not come: ${JSON.stringify(text())}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
 
 test('a task killed before its start ends with 137 for all who wait, and is deleted', async () => {
   await withShim('early', ['sleep', '1000'], async (shim) => {
@@ -153,12 +161,10 @@ test('a window size set before Start is the size of the console', async () => {
       await client.call('ResizePty', { id, width: 101, height: 33 });
       await shim.startTask();
       await out.firstByte;
-      await settle();
-      assert.match(out.text, /33 101\r\n/);
+      await until(() => out.text, /33 101\r\n/);
       await client.call('ResizePty', { id, width: 60, height: 20 });
       await stdin.write('more\n');
-      await settle();
-      assert.match(out.text, /20 60\r\n/);
+      await until(() => out.text, /20 60\r\n/);
       await stdin.write('end\n');
       assert.equal((await client.call('Wait', { id }, WAIT_MS)).exitStatus, 0);
       await client.call('ResizePty', { id, width: 1, height: 1 });
@@ -196,12 +202,11 @@ test('a writer of stdin that goes away without CloseIO is no end for the process
     await stdin.write('first\n');
     await out.firstByte;
     stdin.close();
-    await settle();
+    await new Promise((resolve) => setTimeout(resolve, 500));
     assert.equal((await client.call('State', { id })).status, Status.RUNNING);
     assert.equal(out.text, 'first\n');
     writeFileSync(stdin.path, 'second, by another writer\n');
-    await settle();
-    assert.equal(out.text, 'first\nsecond, by another writer\n');
+    await until(() => out.text, /^first\nsecond, by another writer\n$/);
     await client.call('CloseIO', { id, stdin: true });
     assert.equal((await client.call('Wait', { id }, WAIT_MS)).exitStatus, 0);
     await out.ended;
