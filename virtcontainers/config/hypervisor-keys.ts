@@ -68,7 +68,7 @@ const STORAGE: readonly KeySpec[] = [
   defineKey('virtio_fs_daemon', 'string', 'QC', 'virtiofsd program; looked up in the known places if absent'),
   defineKey('valid_virtio_fs_daemon_paths', 'strings', 'QC', 'globs of what annotation `virtio_fs_daemon` may name'),
   defineKey('virtio_fs_cache', 'string', 'QC', 'cache mode: none, never, metadata, auto, always', { default: 'none', defaults: { clh: '' } }),
-  defineKey('virtio_fs_cache_size', 'integer', 'QC', 'DAX window; 0: no DAX', { unit: 'MiB' }),
+  defineKey('virtio_fs_cache_size', 'integer', 'QC', 'DAX window; 0: no DAX; needs a QEMU whose vhost-user-fs has cache-size (the released ones have not)', { unit: 'MiB' }),
   defineKey('virtio_fs_queue_size', 'integer', 'QC', 'virtqueue size; 0: 1024', { since: '4.1', max: 1024 }),
   defineKey('virtio_fs_extra_args', 'strings', 'QC', 'appended to the command line of virtiofsd'),
   defineKey('msize_9p', 'integer', 'QC', '9p payload', { default: 8192, unit: 'bytes' }),

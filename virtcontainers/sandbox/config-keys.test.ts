@@ -61,6 +61,11 @@ test('shared_fs, msize_9p and virtio_fs_cache_size shape the share', async () =>
   await create('virtio_fs_cache_size = 64\nvirtio_fs_cache = "auto"');
   assert.equal(shareKind(), 'virtio-fs');
   assert.ok(guestSandbox().storages[0]?.options?.includes('dax'));
+  for (const [cache, dax] of [['none', false], ['never', false], ['metadata', true]] as const) {
+    await renew();
+    await create(`virtio_fs_cache_size = 64\nvirtio_fs_cache = "${cache}"`);
+    assert.equal(guestSandbox().storages[0]?.options?.includes('dax'), dax, cache);
+  }
   await renew();
   await create('shared_fs = "none"');
   assert.equal(shareKind(), undefined);

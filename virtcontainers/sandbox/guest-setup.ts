@@ -21,7 +21,7 @@ function shareStorage(share: SharedFolder, config: RuntimeConfig): AgentStorage 
   const { virtioFsCache, virtioFsCacheSize, msize9p } = config.hypervisor;
   return share.kind === 'virtio-9p'
     ? ninePStorage({ msizeBytes: msize9p })
-    : virtioFsStorage({ dax: virtioFsCacheSize > 0 && !['none', 'never', 'metadata'].includes(virtioFsCache) });
+    : virtioFsStorage({ dax: virtioFsCacheSize > 0 && !['none', 'never'].includes(virtioFsCache) });
 }
 
 /** `name arg arg` of the configuration. */
