@@ -36,8 +36,11 @@ test('pause stops it, resume lets it go on', async () => {
 });
 
 test('a signal reaches the process: its own exit code comes back', async () => {
-  await host.runDetached('signal', ['sh', '-c', 'trap "exit 9" TERM; while :; do sleep 0.1; done']);
-  await new Promise((resolve) => setTimeout(resolve, 500));
+  await host.runDetached('signal', ['sh', '-c', 'trap "exit 9" TERM; touch /trapped; while :; do sleep 0.1; done']);
+  // Before its trap is set the signal ends it: 137.
+  for (let tries = 0; tries < 100 && (await host.exec('signal', ['test', '-e', '/trapped'])).code !== 0; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
   assert.equal((await host.ctr(['tasks', 'kill', '-s', 'TERM', 'signal'])).code, 0);
   await host.waitForStatus('signal', 'STOPPED');
   const removed = await host.ctr(['tasks', 'rm', 'signal']);
