@@ -12,6 +12,8 @@ import { CriClient } from './cri-client';
 export const HANDLER = 'kata';
 const PAUSE_IMAGE = 'docker.io/library/pause:kata-ts';
 const NAMESPACE = 'k8s.io';
+/** Conditions that a kubelet waits for; others are advice. */
+const READINESS: readonly string[] = ['RuntimeReady', 'NetworkReady'];
 
 /** A /24 of 10.88-10.95 by process id: runs beside each other do not meet. */
 function subnet(): string {
@@ -88,7 +90,7 @@ export class CriHost {
   private async untilReady(): Promise<void> {
     for (let tries = 0; ; tries++) {
       const missing = await this.cri.call('status', {}).then(
-        ({ status }) => (status?.conditions ?? []).filter((condition) => !condition.status).map((condition) => `${condition.type}: ${condition.message}`),
+        ({ status }) => (status?.conditions ?? []).filter(({ type, status: met }) => READINESS.includes(type) && !met).map((condition) => `${condition.type}: ${condition.message}`),
         (reason: unknown) => [String(reason)],
       );
       if (missing.length === 0) {
