@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { after, before, test } from 'node:test';
+import { callCache } from '../../factory/grpc-cache/call';
+import { decodeVm, RPC } from '../../factory/grpc-cache/wire';
 import { FactoryHost, isAlive, untilGone } from '../support/factory';
+import { factoryLeftovers } from '../support/factory-leaks';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 
 let clean: Inventory;
@@ -17,6 +20,12 @@ after(async () => {
   await factory.stop();
   assert.deepEqual(await leakedSince(clean), []);
 });
+
+/** Where no server runs: no VM, no mount but of whole templates, no lock, no folder. */
+async function assertNothingLeft(): Promise<void> {
+  const templates = factory.report().templates.filter(({ complete }) => complete).map(({ key }) => key);
+  assert.deepEqual(await factoryLeftovers(factory.folder, { ids: [], templates }), []);
+}
 
 test('sandboxes come from the cache, with their files; the stock is filled again', async () => {
   const done = await factory.host.run('cached', ['sh', '-c', 'echo hello > /tmp/x && cat /tmp/x; cat /proc/sys/kernel/random/boot_id']);
@@ -46,6 +55,18 @@ test('the shim of a cached VM killed: the VM ends with it', async () => {
   await factory.host.remove('orphan');
 });
 
+test('the VMM of a cached VM killed: the task ends, nothing of the VM is left', async () => {
+  await factory.stocked(1);
+  await factory.host.runDetached('cache-killed', ['sleep', '1000']);
+  const pid = factory.host.vmPid('cache-killed');
+  const folder = readdirSync('/run/vc/vm').find((name) => readFileSync(`/proc/${String(pid)}/cmdline`, 'latin1').includes(`/run/vc/vm/${name}/`));
+  assert.match(folder ?? '', /^cache-[0-9a-f]{16}$/);
+  process.kill(pid, 'SIGKILL');
+  await factory.host.waitForStatus('cache-killed', 'STOPPED');
+  await factory.host.remove('cache-killed');
+  assert.equal(existsSync(`/run/vc/vm/${folder ?? ''}`), false);
+});
+
 test('status and commands beside a running server', () => {
   const again = factory.command(['init']);
   assert.equal(again.code, 1);
@@ -68,6 +89,7 @@ test('the server killed with VMs in stock: they end, what it handed over lives, 
   assert.match(factory.host.containerd.log, /sandbox=next .*vm=template|vm=template.*sandbox=next/);
   assert.equal(factory.report().counts.misses, 1);
   await factory.host.remove('survivor');
+  await assertNothingLeft();
 });
 
 test('the server killed while it hands VMs over: every sandbox runs all the same', async () => {
@@ -77,6 +99,18 @@ test('the server killed while it hands VMs over: every sandbox runs all the same
   await factory.killServer('SIGKILL');
   const all = await Promise.all(runs);
   assert.deepEqual(all.map(({ stdout }) => stdout), ['a\n', 'b\n', 'c\n'], all.map(({ stderr }) => stderr).join(''));
+  await assertNothingLeft();
+});
+
+test('the server killed when it has handed a VM over that nobody has taken yet: the VM ends', async () => {
+  await factory.serve(1);
+  const { state } = decodeVm(await callCache(factory.endpoint, RPC.GetBaseVM, {}, { timeoutMs: 5000 }));
+  const pids = state.processes.map(({ pid }) => pid);
+  assert.ok(pids.every(isAlive));
+  await factory.killServer('SIGKILL');
+  await untilGone(pids);
+  assert.equal(existsSync(state.directory), false);
+  await assertNothingLeft();
 });
 
 test('a server in the background has a pid file, and destroy ends it', async () => {
