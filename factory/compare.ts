@@ -1,4 +1,5 @@
 /** Does a base VM fit a sandbox? Upstream's comparison (virtcontainers-behaviour 4.6), with the reason in words. */
+import { KataError } from '../base/errors';
 import type { HypervisorConfig } from '../virtcontainers/config/types';
 import type { VmSpec } from '../virtcontainers/hypervisor/types';
 import type { BaseConfig } from './types';
@@ -32,6 +33,18 @@ export function canonicalJson(value: unknown): string {
 /** The part of a configuration that a base VM has built in. */
 export function fixedPart(config: HypervisorConfig): Readonly<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(config).filter(([key]) => !FREE_FIELDS.has(key as keyof HypervisorConfig)));
+}
+
+/** A configuration that no VM can be made from; InvalidArgument, in upstream's words. VMs that are no VMs need none of it. */
+export function checkVmConfig({ type, kernel, image, initrd }: HypervisorConfig): void {
+  if (type === 'mock' || type === 'remote') {
+    return;
+  }
+  const wrong =
+    kernel === '' ? 'Missing kernel path' : image === '' && initrd === '' ? 'Missing image and initrd path' : image !== '' && initrd !== '' ? 'Image and initrd path cannot be both set' : undefined;
+  if (wrong !== undefined) {
+    throw new KataError('InvalidArgument', `get a virtual machine from the factory: ${wrong}`, { hint: `set kernel, and either initrd or image, in [hypervisor.${type}]` });
+  }
 }
 
 /** Why a base VM cannot become the VM of `spec`; undefined if it can. Names the first field that differs. */

@@ -6,6 +6,7 @@ import type { RuntimeConfig } from '../virtcontainers/config/types';
 import { DEFAULT_DEPS } from '../virtcontainers/sandbox/deps';
 import { DEFAULT_ROOTS } from '../virtcontainers/sandbox/roots';
 import { agentKernelParams } from '../virtcontainers/config/kernel-params';
+import { checkVmConfig } from './compare';
 import { CacheFactory, type CacheOptions } from './cache/cache';
 import { Counters } from './counters';
 import { DirectFactory } from './direct/direct';
@@ -56,6 +57,7 @@ export function newFactory(options: FactoryOptions): Factory {
   if (fetchOnly && cacheCount > 0) {
     throw new KataError('InvalidArgument', 'make a factory: cache factory does not support fetch');
   }
+  checkVmConfig(base.hypervisor);
   const bases: BaseFactory[] = [];
   if (options.vmCache && cacheCount === 0) {
     bases.push(new GrpcCacheFactory(base, options.cacheEndpoint, deps));

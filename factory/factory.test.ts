@@ -80,6 +80,16 @@ test('a sandbox of another configuration is left to boot, counted and logged wit
   assert.equal(world.vms.length, 0);
 }));
 
+test('a configuration without a kernel, or with none or two root file systems, is refused in upstream\'s words', inWorld(async (world) => {
+  const factory = make(world);
+  const config = (over: Partial<HypervisorConfig>): HypervisorConfig => ({ ...world.base().hypervisor, type: 'qemu', kernel: '/k', initrd: '/i', ...over });
+  for (const [over, text] of [[{ kernel: '' }, 'Missing kernel path'], [{ initrd: '' }, 'Missing image and initrd path'], [{ image: '/x' }, 'Image and initrd path cannot be both set']] as const) {
+    await assert.rejects(factory.getVm(world.spec('bad', { config: config(over) }), GO), { code: 'InvalidArgument', message: new RegExp(text) });
+    assert.throws(() => make(world, { base: world.base({ hypervisor: config(over) }) }), { code: 'InvalidArgument', message: new RegExp(text) });
+  }
+  assert.deepEqual(factory.status().counts.fallbacks, {});
+}));
+
 test('comparison leaves size out, and takes nil for empty', () => {
   const world = new FactoryWorld();
   const base = world.base();

@@ -8,7 +8,7 @@ import type { Logger } from '../base/log';
 import { UndoStack } from '../base/undo';
 import type { VmSpec } from '../virtcontainers/hypervisor/types';
 import type { FactoryFallback, FactoryVm, VmFactory } from '../virtcontainers/sandbox/types';
-import { mismatch } from './compare';
+import { checkVmConfig, mismatch } from './compare';
 import type { Counters, Counts, FallbackReason } from './counters';
 import { makeReady, type OnAgentCall } from './ready';
 import type { BaseConfig, BaseFactory, BaseKind, BaseVm, FactoryDeps, StockedVm } from './types';
@@ -51,10 +51,11 @@ export class Factory implements VmFactory {
     return this.bases[0].config;
   }
 
-  /** A fallback: boot directly; counted and logged. Rejects only with the signal's reason. Nothing is left then. */
+  /** A fallback: boot directly; counted and logged. Rejects with the signal's reason, or InvalidArgument where no VM can be made from the configuration. Nothing is left then. */
   async getVm(spec: VmSpec, signal: AbortSignal, onAgentCall?: OnAgentCall): Promise<FactoryVm | FactoryFallback> {
     const began = performance.now();
-    const logger = spec.logger.with({ subsystem: 'factory' });
+    const logger = spec.logger.with({ source: 'virtcontainers', subsystem: 'factory' });
+    checkVmConfig(spec.config);
     const why = mismatch(this.config, spec);
     if (why !== undefined) {
       return this.fallBack(logger, 'config-mismatch', why);

@@ -145,7 +145,7 @@ export class TemplateFactory implements BaseFactory {
 
   private async make(signal: AbortSignal): Promise<void> {
     const began = performance.now();
-    const logger = this.deps.logger.with({ subsystem: 'factory', template: this.key });
+    const logger = this.deps.logger.with({ source: 'virtcontainers', subsystem: 'factory', template: this.key });
     const { hypervisor, vcpus, memoryMiB, kernelParams } = this.config;
     const family = templateFamily(this.config);
     logger.info('making the template');
