@@ -18,6 +18,8 @@ interface Port {
   readonly host: Socket;
   readonly server: TtrpcServer;
   readonly aborted: string[];
+  /** The guest opens its side anew; what it had to write through is of no use any more. */
+  reattach(): void;
   close(): Promise<void>;
 }
 
@@ -37,10 +39,22 @@ async function openPort(): Promise<Port> {
     })),
   });
   const channel = new SerialChannel((connection) => server.handleConnection(connection));
-  channel.attach((bytes, done) => guest.write(bytes, done));
+  const attach = (): { works: boolean } => {
+    const writer = { works: true };
+    channel.attach((bytes, done) => {
+      assert.ok(writer.works);
+      guest.write(bytes, done);
+    });
+    return writer;
+  };
+  let writer = attach();
   guest.on('data', (chunk) => channel.feed(chunk));
   return {
     host, server, aborted,
+    reattach: () => {
+      writer.works = false;
+      writer = attach();
+    },
     close: async () => {
       host.destroy();
       guest.destroy();
@@ -109,6 +123,19 @@ test('a new preamble in the middle of a frame begins anew: calls that wait are a
   assert.deepEqual(port.aborted, ['parked']);
   assert.equal(port.server.connections, 1);
   first.stream.destroy();
+  await assert.rejects(parked, TtrpcError);
+  await port.close();
+});
+
+test('a port that is opened anew without a preamble goes on with its connection', async () => {
+  const port = await openPort();
+  const { client, stream } = await begin(port.host, 1);
+  const parked = client.call('test.Echo', 'Park', codecs, 'parked');
+  parked.catch(() => undefined);
+  port.reattach();
+  assert.equal(await client.call('test.Echo', 'Echo', codecs, 'still here'), 'still here');
+  assert.deepEqual(port.aborted, []);
+  stream.destroy();
   await assert.rejects(parked, TtrpcError);
   await port.close();
 });

@@ -50,7 +50,7 @@ export class SerialChannel {
   /** `onConnection` takes each connection over. */
   constructor(private readonly onConnection: (connection: Duplex) => void) {}
 
-  /** The host is there: bytes can be written through `writer`. */
+  /** The host is there: bytes can be written through `writer`, from now on those of an open connection too. */
   attach(writer: PortWriter): void {
     this.writer = writer;
   }
@@ -80,8 +80,8 @@ export class SerialChannel {
     }
     writer(encodePreamble('guest', nonce), () => undefined);
     const connection = new SerialConnection((bytes, done) => {
-      if (this.current === connection) {
-        writer(bytes, done);
+      if (this.current === connection && this.writer !== undefined) {
+        this.writer(bytes, done);
       } else {
         done(new Error('the host began a new connection'));
       }
