@@ -1,7 +1,7 @@
 /**
  * Leaves V8's compiled code beside the bundles of the shim (shim/parts.ts loads it): `npx tsx hack/code-cache.ts FILE...`,
- * run by hack/build.ts with the node that will run them. Each is sealed with its bundle's checksum: V8 itself compares
- * lengths only.
+ * run by hack/build.ts with the node that will run them. Each is sealed with its bundle: V8 itself compares lengths
+ * only.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Script } from 'node:vm';
