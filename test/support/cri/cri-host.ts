@@ -54,6 +54,8 @@ function criConfig(folder: string): string {
 }
 
 export class CriHost {
+  private readonly pods = new Set<string>();
+
   private constructor(
     readonly host: Host,
     readonly cri: CriClient,
@@ -117,7 +119,9 @@ export class CriHost {
   /** RunPodSandbox with our handler; the id. */
   async runPod(config: DeepPartial<PodSandboxConfig>): Promise<string> {
     mkdirSync(config.logDirectory ?? '', { recursive: true });
-    return (await this.cri.call('runPodSandbox', { config, runtimeHandler: HANDLER })).podSandboxId;
+    const { podSandboxId } = await this.cri.call('runPodSandbox', { config, runtimeHandler: HANDLER });
+    this.pods.add(podSandboxId);
+    return podSandboxId;
   }
 
   /** CreateContainer and StartContainer; the id. */
@@ -168,9 +172,14 @@ export class CriHost {
   async removePod(podSandboxId: string): Promise<void> {
     await this.cri.call('stopPodSandbox', { podSandboxId });
     await this.cri.call('removePodSandbox', { podSandboxId });
+    this.pods.delete(podSandboxId);
   }
 
+  /** Removes the pods that are left, since only the CRI gives back their network, and everything else. */
   async stop(): Promise<void> {
+    for (const id of this.pods) {
+      await this.removePod(id).catch(() => undefined);
+    }
     this.cri.close();
     await this.host.stop();
     rmSync(this.folder, { recursive: true, force: true });
