@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Host} from '../support/host';
 import { IMAGE, RUNTIME } from '../support/host';
@@ -61,6 +64,28 @@ test('a large stdin arrives whole', async () => {
   const data = Buffer.alloc(3_000_000, 'abcdefghijklmnopqrstuvwxyz\n');
   const done = await host.exec('base', ['md5sum'], { input: data });
   assert.equal(done.stdout.split(' ')[0], createHash('md5').update(data).digest('hex'), done.stderr);
+});
+
+test('exit codes of execs arrive as they are', async () => {
+  for (const code of [0, 1, 126, 127, 137, 255]) {
+    assert.deepEqual(await host.exec('base', ['sh', '-c', `echo out; exit ${String(code)}`]), { code, stdout: 'out\n', stderr: '' });
+  }
+});
+
+test('100 MB through stdout arrive from a virtual machine without loss', async () => {
+  const blob = join(host.folder, 'blob');
+  execFileSync('dd', ['if=/dev/urandom', `of=${blob}`, 'bs=1M', 'count=100', 'status=none']);
+  const wanted = createHash('md5').update(readFileSync(blob)).digest('hex');
+  const mount = ['--mount', `type=bind,src=${host.folder},dst=/host,options=rbind:ro`];
+  const ctr = host.containerd.spawnCtr(['run', '--rm', '--runtime', RUNTIME, ...mount, IMAGE, 'blob', 'cat', '/host/blob']);
+  const hash = createHash('md5');
+  let bytes = 0;
+  ctr.stdout?.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    hash.update(chunk);
+  });
+  const code = await new Promise((resolve) => ctr.on('close', resolve));
+  assert.deepEqual([code, bytes, hash.digest('hex')], [0, 100 * 1024 * 1024, wanted]);
 });
 
 test('20 MB of output arrive without loss', async () => {

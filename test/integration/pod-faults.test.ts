@@ -1,8 +1,10 @@
 /** Faults in the middle of things: while a pod of several containers runs, and while one is being made. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { Host } from '../support/host';
+import { ROOT, runCommand } from '../../hack/private-containerd';
+import { configText, Host } from '../support/host';
 import { leftOf } from '../support/leaks';
 
 let host: Host;
@@ -87,6 +89,24 @@ test('virtiofsd is killed: the waiter gets an answer, the log names it, and noth
   assert.notEqual((await waiting).code, 0);
   assert.ok(Date.now() - killedAt < 30_000, `the waiter had to wait ${String(Date.now() - killedAt)} ms`);
   assert.match(host.containerd.log, new RegExp(`virtiofsd ended.*sandbox=${id}.*SIGKILL`));
+  await host.remove(id);
+  assert.deepEqual(await leftOf([id]), []);
+});
+
+test('the agent is killed in the guest: the waiter gets an answer, the log says so, and nothing is left', async () => {
+  // It is PID 1 there, which no signal can kill. From the guest's own shell its memory can be written: this is over the code that it runs.
+  const id = unique('agentkill');
+  const config = host.config('console', configText('qemu', { hypervisor: { default_memory: '512' }, 'agent.kata': { debug_console_enabled: 'true' } }));
+  const waiting = host.run(id, ['sleep', '1000'], { args: ['--runtime-config-path', config], timeoutMs: 120_000 });
+  await host.waitForStatus(id, 'RUNNING', 60_000);
+  const start = '$(sed -n "s/-.* r-xp .*node$//p" /proc/1/maps | head -n1)';
+  const shell = await runCommand(join(ROOT, 'build/kata-runtime'), ['exec', id], {
+    input: `dd if=/dev/zero of=/proc/1/mem bs=4096 count=8000 seek=$((0x${start} / 4096)) conv=notrunc\n`,
+    timeoutMs: 30_000,
+  });
+  const done = await waiting;
+  assert.equal(done.code, 255, `${done.stderr}${shell.stdout}${shell.stderr}`);
+  assert.match(host.containerd.log, new RegExp(`sandbox=${id}.*agent\\.sock ended`));
   await host.remove(id);
   assert.deepEqual(await leftOf([id]), []);
 });
