@@ -27,7 +27,7 @@ export async function bootBase(undo: UndoStack, spec: VmSpec, deps: FactoryDeps,
     agent.close();
   });
   await agent.check();
-  await warmUp(agent, deps.now(), spec.logger);
+  await warmUp(agent, deps.now(), spec.logger, signal);
   agent.close();
   if (!canPause(vm)) {
     throw new KataError('Unimplemented', `pause virtual machine "${spec.id}": ${spec.config.type} cannot`);

@@ -5,6 +5,7 @@ import { KataError } from '../base/errors';
 import { Logger } from '../base/log';
 import { warmUp } from './warm-up';
 
+const GO = new AbortController().signal;
 const logger = Logger.to(() => undefined, 'debug');
 
 /** An agent that notes its calls; `failing` rejects. */
@@ -24,7 +25,7 @@ function count(calls: readonly string[], name: string): number {
 
 test('what the warm-up makes in our guest is gone when it answers', async () => {
   const calls: string[] = [];
-  await warmUp(agentWith(['kata-ts'], calls), Date.now(), logger);
+  await warmUp(agentWith(['kata-ts'], calls), Date.now(), logger, GO);
   assert.ok(count(calls, 'startContainer') > 1);
   assert.equal(count(calls, 'createContainer'), count(calls, 'removeContainer'));
   assert.equal(count(calls, 'createSandbox'), count(calls, 'destroySandbox'));
@@ -34,7 +35,7 @@ test('what the warm-up makes in our guest is gone when it answers', async () => 
 test('a warm-up that fails half way leaves nothing and does not reject', async () => {
   for (const failing of ['createContainer', 'startContainer', 'waitProcess']) {
     const calls: string[] = [];
-    await warmUp(agentWith(['kata-ts'], calls, failing), Date.now(), logger);
+    await warmUp(agentWith(['kata-ts'], calls, failing), Date.now(), logger, GO);
     assert.equal(count(calls, 'removeContainer'), failing === 'createContainer' ? 0 : 1, failing);
     assert.equal(calls.at(-1), 'destroySandbox', failing);
   }
@@ -42,6 +43,32 @@ test('a warm-up that fails half way leaves nothing and does not reject', async (
 
 test('an agent that is not ours is asked to make nothing', async () => {
   const calls: string[] = [];
-  await warmUp(agentWith([], calls), Date.now(), logger);
+  await warmUp(agentWith([], calls), Date.now(), logger, GO);
   assert.deepEqual(calls.sort(), ['getGuestDetails', 'reseedRandom', 'setGuestDateTime', 'updateRoutes']);
+});
+
+test('a guest in which something of the warm-up stays is refused', async () => {
+  await assert.rejects(warmUp(agentWith(['kata-ts'], [], 'destroySandbox'), Date.now(), logger, GO), { code: 'Internal', message: /warm the guest up: .*refused/ });
+});
+
+test('a warm-up is ended at once when nobody wants the guest any more', async () => {
+  const gone = new KataError('Canceled', 'the cache is closed');
+  const controller = new AbortController();
+  let hangUp: (reason: KataError) => void = () => undefined;
+  const hanging = new Promise<never>((_, reject) => {
+    hangUp = reject;
+  });
+  const plain = agentWith(['kata-ts'], []);
+  const agent = new Proxy(plain, {
+    get: (target, name) => {
+      if (name === 'close') {
+        return () => {
+          hangUp(new KataError('Unavailable', 'closed'));
+        };
+      }
+      return name === 'startContainer' ? () => { controller.abort(gone); return hanging; } : name === 'destroySandbox' ? () => hanging : Reflect.get(target, name) as unknown;
+    },
+  });
+  await assert.rejects(warmUp(agent, Date.now(), logger, controller.signal), (reason) => reason === gone);
+  await assert.rejects(warmUp(agent, Date.now(), logger, controller.signal), (reason) => reason === gone);
 });

@@ -4,7 +4,6 @@
  */
 import { shmStorage } from '../agent-client/storage';
 import type { AgentClient } from '../agent-client/types';
-import { withTimeout } from '../base/deadline';
 import { describeError, KataError } from '../base/errors';
 import type { Logger } from '../base/log';
 import type { OciSpec } from '../base/oci-spec';
@@ -13,7 +12,8 @@ const CONTAINER = 'kata-ts-warm-up';
 const ROOT = `/run/kata-containers/${CONTAINER}`;
 /** A feature by which ours is known; others are asked for nothing that makes something. */
 const OUR_AGENT = 'kata-ts';
-const TIMEOUT_MS = 30_000;
+/** No further round is begun after this time: a host that is so busy has nothing from it. Each call has its own limit. */
+const ENOUGH_MS = 30_000;
 const READ_BYTES = 4096;
 
 /**
@@ -68,34 +68,51 @@ async function runContainer(agent: AgentClient): Promise<void> {
   }
 }
 
-/** A sandbox without name or share: what it would set in the guest is set by the clone's own. */
-async function runSandbox(agent: AgentClient): Promise<void> {
-  for (let round = 0; round < ROUNDS; round++) {
-    await agent.createSandbox({ sandboxId: CONTAINER, hostname: '', dns: [], storages: [shmStorage(SHM_BYTES)], sandboxPidns: false, guestHookPath: '', kernelModules: [] });
+/**
+ * A sandbox without name or share: what it would set in the guest is set by the clone's own. Rejects if something of it
+ * stays; what fails and is undone is only said.
+ */
+async function runSandbox(agent: AgentClient, logger: Logger): Promise<void> {
+  const began = performance.now();
+  for (let round = 0; round < ROUNDS && performance.now() - began < ENOUGH_MS; round++) {
     try {
+      await agent.createSandbox({ sandboxId: CONTAINER, hostname: '', dns: [], storages: [shmStorage(SHM_BYTES)], sandboxPidns: false, guestHookPath: '', kernelModules: [] });
       await runContainer(agent);
+    } catch (reason) {
+      logger.info('the guest was not warmed up', { error: describeError(reason) });
+      round = ROUNDS;
     } finally {
       await agent.destroySandbox();
     }
   }
 }
 
-/** Never rejects; at most 30 s. Answers when the guest has all its modules. */
-export async function warmUp(agent: AgentClient, nowMs: number, logger: Logger): Promise<void> {
+/**
+ * Answers when the guest has all its modules, and nothing of what was made here is left in it. Rejects if that cannot be
+ * brought about: such a guest is for nobody. With `signal` the connection is closed and its reason thrown.
+ */
+export async function warmUp(agent: AgentClient, nowMs: number, logger: Logger, signal: AbortSignal): Promise<void> {
   const now = BigInt(Math.round(nowMs * 1000));
-  const [, , details] = await Promise.allSettled([
-    agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n),
-    agent.reseedRandom(new Uint8Array(512)),
-    agent.getGuestDetails(),
-    // Answered when the guest has all its modules; sets nothing in a guest without interfaces.
-    agent.updateRoutes([]),
-  ]);
-  if (details.status === 'rejected' || !details.value.extraFeatures.includes(OUR_AGENT)) {
-    return;
-  }
+  const close = (): void => {
+    agent.close();
+  };
+  signal.throwIfAborted();
+  signal.addEventListener('abort', close, { once: true });
   try {
-    await withTimeout(runSandbox(agent), TIMEOUT_MS, () => new KataError('DeadlineExceeded', 'warm the guest up: not done in time'));
+    const [, , details] = await Promise.allSettled([
+      agent.setGuestDateTime(now / 1_000_000n, now % 1_000_000n),
+      agent.reseedRandom(new Uint8Array(512)),
+      agent.getGuestDetails(),
+      // Answered when the guest has all its modules; sets nothing in a guest without interfaces.
+      agent.updateRoutes([]),
+    ]);
+    if (details.status === 'fulfilled' && details.value.extraFeatures.includes(OUR_AGENT)) {
+      await runSandbox(agent, logger);
+    }
   } catch (reason) {
-    logger.info('the guest was not warmed up', { error: describeError(reason) });
+    throw signal.aborted ? signal.reason : KataError.from(reason, `warm the guest up: what was made for it is left: ${describeError(reason)}`);
+  } finally {
+    signal.removeEventListener('abort', close);
   }
+  signal.throwIfAborted();
 }

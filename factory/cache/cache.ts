@@ -124,7 +124,7 @@ export class CacheFactory implements BaseFactory {
     try {
       const agent = await resumeAndConnect(vm, this.deps, { sandboxId: vm.id, timeoutMs: dialTimeoutMs(vm), signal });
       try {
-        await warmUp(agent, this.deps.now(), this.deps.logger);
+        await warmUp(agent, this.deps.now(), this.deps.logger, signal);
       } finally {
         agent.close();
       }
