@@ -238,7 +238,6 @@ export class Pod {
     const end = await sandbox.ended;
     if (end.kind === 'failed') {
       this.failure = end.report;
-      this.host.logger.error('the sandbox failed', { sandbox: sandbox.id, report: end.report });
     }
   }
 

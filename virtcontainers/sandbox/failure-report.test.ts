@@ -47,3 +47,10 @@ test('only the last lines, each of bounded length', () => {
   assert.ok(report.length < 2000);
   assert.match(report, /\n {2}49x/);
 });
+
+test('a panic is told although registers and a trace came after it', () => {
+  const trace = Array.from({ length: 20 }, (_, index) => `[    5.9] R${String(index)}: 0000000000000000`);
+  const consoleTail = ['[    1.0] up', '[    5.9] Kernel panic - not syncing: Attempted to kill init!', ...trace].join('\n');
+  const report = failureReport({ sandboxId: 's1', doing: 'run', vm: { ...FACTS, consoleTail } });
+  assert.deepEqual(report.split('\n').slice(3), ['  [    5.9] Kernel panic - not syncing: Attempted to kill init!', '  ...', ...trace.slice(-4).map((line) => `  ${line}`)]);
+});

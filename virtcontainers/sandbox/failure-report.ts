@@ -17,14 +17,18 @@ export interface FailureFacts {
 const MAX_LINES = 6;
 const MAX_LINE = 240;
 
-/** The last lines of a text that say something, without control characters. */
+/** What a dying kernel says first; registers and a trace follow it, so that it is seldom among the last lines. */
+const PANIC = /Kernel panic - not syncing|Out of memory: Kill|BUG: unable to handle/;
+
+/** The last lines of a text that say something, without control characters, and the last panic if it is not among them. */
 function lastLines(text: string): string[] {
-  return text
+  const lines = text
     .split(/\r?\n/)
     .map((line) => line.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '').trimEnd())
-    .filter((line) => line.trim() !== '')
-    .slice(-MAX_LINES)
-    .map((line) => (line.length > MAX_LINE ? `${line.slice(0, MAX_LINE)}...` : line));
+    .filter((line) => line.trim() !== '');
+  const panic = lines.slice(0, -MAX_LINES).reverse().find((line) => PANIC.test(line));
+  const shown = panic === undefined ? lines.slice(-MAX_LINES) : [panic, '...', ...lines.slice(2 - MAX_LINES)];
+  return shown.map((line) => (line.length > MAX_LINE ? `${line.slice(0, MAX_LINE)}...` : line));
 }
 
 function section(title: string, text: string): string[] {

@@ -250,6 +250,7 @@ export class GuestSandbox implements Sandbox {
 
   private async tearDown(): Promise<void> {
     const { link, logger, undo } = this.parts;
+    await link.settled();
     this.machine.tryMove('stop');
     link.expectEnd();
     this.monitor.stop();

@@ -12,6 +12,8 @@ export class GuestLink {
   private client: AgentClient | undefined;
   private vm: Vm | undefined;
   private ending = false;
+  /** The loss whose reason is being found out. */
+  private losing: Promise<void> = Promise.resolve();
 
   /** @param parent the caller's wish to cancel counts as loss; undefined afterwards through `detach` */
   constructor(private parent: AbortSignal | undefined) {
@@ -45,9 +47,10 @@ export class GuestLink {
     if (!this.alive) {
       agent.markDead(this.reason());
     }
-    void agent.closed.then(async (reason) => {
-      await this.vmEnd();
-      this.lose(KataError.from(reason, `the connection to the agent ended: ${describeError(reason)}`));
+    void agent.closed.then((reason) => {
+      this.losing = this.vmEnd().then(() => {
+        this.lose(KataError.from(reason, `the connection to the agent ended: ${describeError(reason)}`));
+      });
     });
   }
 
@@ -57,6 +60,14 @@ export class GuestLink {
    */
   async vmEnd(): Promise<void> {
     await Promise.race([this.vm?.exited, sleep(VM_END_GRACE_MS)]);
+  }
+
+  /**
+   * Resolves when a loss that has begun has its reason, soon: whoever sees processes end by it may want the sandbox
+   * stopped before that, and the reason would not be told.
+   */
+  async settled(): Promise<void> {
+    await this.losing;
   }
 
   /** Marks the guest as lost; the first reason stays. */

@@ -184,6 +184,21 @@ describe('a sandbox that lives', () => {
     await sandbox.stop();
   });
 
+  test('the VM dies and the sandbox is stopped as soon as a process has ended by it: the report is made all the same', async () => {
+    const sandbox = await createSandbox(world.request(), world.deps);
+    const container = sandbox.containers.get('one');
+    await container?.start();
+    world.agent.markDead(new KataError('Unavailable', 'connection reset'));
+    setTimeout(() => { world.vm.die(); }, 20);
+    assert.equal((await container?.init.exited)?.status, 255);
+    const stopped = sandbox.stop();
+    const end = await sandbox.ended;
+    assert.equal(end.kind, 'failed');
+    assert.match(end.report, /cause: the virtual machine ended \(signal SIGKILL\)\n.*\n.*\n.*bad luck\n[^]*Kernel panic/);
+    await stopped;
+    assert.deepEqual(world.leftovers(), []);
+  });
+
   test('a second container comes and goes', async () => {
     const sandbox = await createSandbox(world.request(), world.deps);
     const second = await sandbox.createContainer(world.container('two'));

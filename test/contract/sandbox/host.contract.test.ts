@@ -156,13 +156,13 @@ describe('host side with real mounts', { skip }, () => {
   });
 
   test('hooks run in the network namespace of the VMM and their failure carries their words', async () => {
-    const child = execFileSync('sh', ['-c', 'unshare -n sleep 20 >/dev/null 2>&1 & echo $!'], { encoding: 'utf8' }).trim();
-    const pid = Number(child);
+    const script = 'unshare -n sleep 20 >/dev/null 2>&1 & until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done; echo $!';
+    const pid = Number(execFileSync('sh', ['-c', script], { encoding: 'utf8', timeout: 10_000 }));
     try {
       const state = { id: 'one', status: 'running', pid, bundle: '/b', annotations: { k: 'v' } } as const;
       const out = join(root, 'hook');
-      const script = `cat > ${out}; readlink /proc/self/ns/net >> ${out}; echo "$A" >> ${out}`;
-      await runHooks('poststart', [{ path: '/bin/sh', args: ['sh', '-c', script], env: ['A=b=c', 'PATH=/usr/bin:/bin'] }], state, pid);
+      const hook = `cat > ${out}; readlink /proc/self/ns/net >> ${out}; echo "$A" >> ${out}`;
+      await runHooks('poststart', [{ path: '/bin/sh', args: ['sh', '-c', hook], env: ['A=b=c', 'PATH=/usr/bin:/bin'] }], state, pid);
       const text = readFileSync(out, 'utf8');
       assert.match(text, /"annotations":\{"k":"v"\}/);
       assert.match(text, /b=c/);

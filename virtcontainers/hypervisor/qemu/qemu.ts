@@ -30,7 +30,7 @@ const AGENT_VSOCK_PORT = 1024;
 const CHECK_TIMEOUT_MS = 5000;
 const QUIT_TIMEOUT_MS = 1000;
 const KILL_TIMEOUT_MS = 2000;
-/** Between the monitor lost and the process reaped. */
+/** Between a sign that QEMU ends (monitor lost, virtiofsd ended) and the process reaped. */
 const EXIT_GRACE_MS = 500;
 const SAVE_NOT_TEMPLATE = 'save VM: it was not started to become a template';
 
@@ -306,13 +306,20 @@ export class QemuVm implements Vm {
 
   private watchDaemon(qemu: VmProcess, virtiofsd: VmProcess): void {
     void qemu.exited.then(() => virtiofsd.kill('SIGKILL'));
-    void virtiofsd.exited.then((exit) => {
+    void virtiofsd.exited.then(async (exit) => {
+      // It ends with a QEMU that ends too, and is through sooner: then it is not the cause.
+      await this.exitSoon();
       if (qemu.exit === undefined && this.stopping === undefined && this.life.state !== 'failed') {
         this.hints.push(`virtiofsd ended with ${describeExit(exit)}: ${virtiofsd.stderr.trim().split('\n').at(-1) ?? ''}`);
         this.spec.logger.error('virtiofsd ended, so does the VM', { exit: describeExit(exit), stderr: virtiofsd.stderr.slice(-500) });
         qemu.kill('SIGKILL');
       }
     });
+  }
+
+  /** Waits for QEMU's end, not long. */
+  private async exitSoon(): Promise<void> {
+    await withTimeout(this.exited, EXIT_GRACE_MS, () => new KataError('DeadlineExceeded', 'exit')).catch(() => undefined);
   }
 
   private async untilUp(timeoutMs: number, signal: AbortSignal): Promise<void> {
@@ -380,7 +387,7 @@ export class QemuVm implements Vm {
       return await Promise.race([promise, ended, aborted.promise]);
     } catch (reason) {
       if (this.monitor?.isOpen !== true && !signal.aborted) {
-        await withTimeout(this.exited, EXIT_GRACE_MS, () => new KataError('DeadlineExceeded', 'exit')).catch(() => undefined);
+        await this.exitSoon();
       }
       throw reason;
     } finally {
