@@ -30,15 +30,17 @@ const UNIT_FOLDERS = ['base', 'ttrpc-ts/src', 'agent-client', 'virtcontainers', 
  */
 const NOT_FROM_A_FACTORY: Readonly<Record<string, string>> = {
   'bad-host': 'the mock hypervisor, which has no factory',
+  cli: 'commands and endpoints, which ask the same shim and agent',
   'cli-bad-input': 'what the command says of wrong input',
   'cli-monitor': 'the mock hypervisor',
   compat: 'the side of the shim that versions of containerd see; all but one test of each on the mock hypervisor',
   'compat-docker': 'the same for dockerd',
   cri: 'the same for the CRI plugin',
+  'direct-volume': 'disks added to a running VM, as the root file systems of clones in factory-shares',
   install: 'which files are where, and which version a pod runs',
   'monitor-metrics': 'turns the factory on itself, as all factory-* do',
   'monitor-page': 'a page over the metrics that cli looks at',
-  rpc: 'the mock hypervisor',
+  rpc: 'drives the shim itself, without a configuration that turns a factory on',
   streams: 'the mock hypervisor',
 };
 
