@@ -15,7 +15,7 @@ import { DISKS, FACTORY, FALLBACK, MONITOR, OURS, UPSTREAM, VIRTIOFSD, type Want
 const ID = `metrics-${String(process.pid)}`;
 const BUCKETS = ['1', '2', '4', '8', '16', '32', '64', '128', '256', '512', '+Inf'];
 const MOCK = process.env['KATA_TEST_HYPERVISOR'] === 'mock';
-/** Nobody has made templates here. */
+/** The factory is on, but the pod wants what no template of it has. */
 const TEMPLATES = `/run/kata-ts/no-templates-${String(process.pid)}`;
 let host: Host;
 let monitor: KataMonitor;
@@ -50,9 +50,9 @@ async function promtool(metrics: string): Promise<void> {
 }
 
 before(async () => {
-  host = await Host.start('qemu', { factory: { enable_template: 'true', template_path: `"${TEMPLATES}"` } });
+  host = await Host.start('qemu', { hypervisor: { enable_annotations: '["kernel_params"]' }, factory: { enable_template: 'true', template_path: `"${TEMPLATES}"` } });
   monitor = await KataMonitor.start(join(host.folder, 'no-cri.sock'));
-  await host.runDetached(ID, ['sleep', '100000']);
+  await host.runDetached(ID, ['sleep', '100000'], { args: ['--annotation', 'io.katacontainers.config.hypervisor.kernel_params=of.its.own=1'] });
   await host.exec(ID, ['true']);
   // What a pod costs beyond its containers is sampled by a scrape and shown by the next.
   await until('the overhead', async () => {
@@ -81,9 +81,9 @@ test('ours: phases, source of the VM, containers, and what the factory did', () 
   for (const phase of ['agent-connect', 'create-sandbox', 'create-container']) {
     assert.ok(phases.includes(phase), phase);
   }
-  // A factory that is on, and has no template: the boot instead is counted, with its reason.
+  // A factory that is on, and a sandbox with a kernel command line of its own: the boot instead is counted, with its reason.
   const fallbacks = families.get('kata_shim_factory_fallbacks_total')?.samples ?? [];
-  assert.ok(fallbacks.some(({ value }) => Number(value) >= 1), JSON.stringify(fallbacks));
+  assert.ok(fallbacks.some(({ labels, value }) => Object.fromEntries(labels)['reason'] === 'config-mismatch' && Number(value) >= 1), JSON.stringify(fallbacks));
 });
 
 test('families of a helper or a device are there where the sandbox has it', async () => {
@@ -198,6 +198,8 @@ test('a Prometheus that scrapes kata-monitor has an answer for every panel', asy
     return said?.data?.result.length ?? 0;
   };
   try {
+    // Until it has read its database it answers 503.
+    await until('Prometheus is ready', async () => (await fetch(`http://${address}/-/ready`).catch(() => undefined))?.ok === true);
     for (const { title, targets = [] } of DASHBOARD.panels) {
       for (const { expr } of targets) {
         await until(`"${title}" shows something: ${expr}`, async () => (await answers(expr)) > 0, 60);
