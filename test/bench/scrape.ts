@@ -5,7 +5,7 @@ import { Host } from '../support/host';
 import { row, type Row } from './row';
 
 const CONTAINERS = 10;
-const SCRAPES = 12;
+const SCRAPES = 6;
 /** A scrape also starts a sample of the pod's overhead, which ends a second later: all of it is counted. */
 const SPACING_MS = 2_000;
 const BUDGET_MS = 20;
