@@ -10,7 +10,7 @@ interface Memory {
 
 /** How long the shims must have used no processor before they are measured, and how long that may take. V8 collects the garbage of a start within 8 s of rest. */
 const QUIET_MS = 9_000;
-const QUIET_TIMEOUT_MS = 40_000;
+const QUIET_TIMEOUT_MS = 20_000;
 
 /** Processor time that a process has used, in clock ticks. */
 function ticksOf(pid: number): number {
