@@ -80,7 +80,7 @@ async function runSandbox(agent: AgentClient, logger: Logger): Promise<void> {
       await runContainer(agent);
     } catch (reason) {
       logger.info('the guest was not warmed up', { error: describeError(reason) });
-      round = ROUNDS;
+      return;
     } finally {
       await agent.destroySandbox();
     }

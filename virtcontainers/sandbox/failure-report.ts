@@ -1,6 +1,7 @@
 /** One text from facts about a sandbox that failed: what a user sees in `docker run` and `kubectl describe pod`. */
 import { describeExit } from '../../base/child';
 import { describeError } from '../../base/errors';
+import { spokenLines } from '../hypervisor/console-text';
 import type { VmFacts } from '../hypervisor/types';
 
 export interface FailureFacts {
@@ -22,10 +23,7 @@ const PANIC = /Kernel panic - not syncing|Out of memory: Kill|BUG: unable to han
 
 /** The last lines of a text that say something, without control characters, and the last panic if it is not among them. */
 function lastLines(text: string): string[] {
-  const lines = text
-    .split(/\r?\n/)
-    .map((line) => line.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '').trimEnd())
-    .filter((line) => line.trim() !== '');
+  const lines = spokenLines(text);
   const panic = lines.slice(0, -MAX_LINES).reverse().find((line) => PANIC.test(line));
   const shown = panic === undefined ? lines.slice(-MAX_LINES) : [panic, '...', ...lines.slice(2 - MAX_LINES)];
   return shown.map((line) => (line.length > MAX_LINE ? `${line.slice(0, MAX_LINE)}...` : line));

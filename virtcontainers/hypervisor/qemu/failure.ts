@@ -1,15 +1,12 @@
 /** The text of a VM that did not start: one line of facts. (The sandbox's report adds the rest.) */
 import { describeExit } from '../../../base/child';
 import { KataError, codeOf } from '../../../base/errors';
+import { spokenLines } from '../console-text';
 import type { VmFacts } from '../types';
 
 /** The last line that says something. */
 export function lastLine(text: string): string {
-  const lines = text
-    .split(/\r?\n/)
-    .map((line) => line.replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '').replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '').trim())
-    .filter((line) => line !== '');
-  return (lines.at(-1) ?? '').slice(0, 300);
+  return (spokenLines(text).at(-1) ?? '').trim().slice(0, 300);
 }
 
 /** The line of a kernel panic, if the console shows one: the lines after it are only a stack. */
