@@ -3,14 +3,14 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
-import { codecFromTsProto, TtrpcError } from 'ttrpc-ts';
+import { codecFromTsProto } from 'ttrpc-ts';
 import { defer } from '../../base/deadline';
 import { KataError } from '../../base/errors';
 import { Metrics } from '../../gen/containerd/cgroups/v2';
 import { WaitRequest, WaitResponse } from '../../gen/containerd/task/v2';
 import { Status } from '../../gen/containerd/types/process';
 import { Options } from '../../gen/containerd/runtimeoptions/options';
-import { TaskHarness } from '../testing/task-harness';
+import { PROCESS, TaskHarness, withCode } from '../testing/task-harness';
 import { DeleteResponse } from '../../gen/containerd/task/v2';
 import { RECEIPT } from './receipt';
 
@@ -23,17 +23,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await h.close();
 });
-
-const PROCESS = { typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/Process', value: Buffer.from('{"args":["true"]}') };
-
-function code(expected: string, pattern = /./): (reason: unknown) => boolean {
-  return (reason) => {
-    assert.ok(reason instanceof TtrpcError);
-    assert.equal(reason.code, expected, reason.message);
-    assert.match(reason.message, pattern);
-    return true;
-  };
-}
 
 async function runningExec(execId: string): Promise<void> {
   await h.call('Exec', { id: 'box', execId, spec: PROCESS });
@@ -57,8 +46,8 @@ for (const service of ['containerd.task.v2.Task', 'containerd.task.v3.Task']) {
     assert.deepEqual([state.status, state.exitStatus, state.pid], [Status.STOPPED, 7, 4242]);
     assert.equal((await h.call('Delete', { id: 'box' }, service)).exitStatus, 7);
     assert.deepEqual(h.told, ['create box', 'start box', 'exit box/box 7', 'delete box']);
-    await assert.rejects(h.call('Delete', { id: 'box' }, service), code('NotFound'));
-    await assert.rejects(h.call('Wait', { id: 'box' }, service), code('NotFound'));
+    await assert.rejects(h.call('Delete', { id: 'box' }, service), withCode('NotFound'));
+    await assert.rejects(h.call('Wait', { id: 'box' }, service), withCode('NotFound'));
   });
 }
 
@@ -74,7 +63,7 @@ test('a process that ends while it starts is told as started first', async () =>
 test('a start that fails publishes no end, and keeps the words of the guest', async () => {
   await h.create('box');
   h.guest.startErrors.set('box', new KataError('NotFound', 'start container "box"', { cause: new Error('exec: "nope": executable file not found in $PATH') }));
-  await assert.rejects(h.call('Start', { id: 'box' }), code('NotFound', /executable file not found/));
+  await assert.rejects(h.call('Start', { id: 'box' }), withCode('NotFound', /executable file not found/));
   assert.equal((await h.call('Wait', { id: 'box' })).exitStatus, 255);
   await h.call('Delete', { id: 'box' });
   assert.deepEqual(h.told, ['create box', 'delete box']);
@@ -82,33 +71,33 @@ test('a start that fails publishes no end, and keeps the words of the guest', as
 
 test('a second create of a live id is refused and changes nothing', async () => {
   await h.create('box');
-  await assert.rejects(h.call('Create', { id: 'box', bundle: join(h.folder, 'box') }), code('AlreadyExists'));
+  await assert.rejects(h.call('Create', { id: 'box', bundle: join(h.folder, 'box') }), withCode('AlreadyExists'));
   assert.equal((await h.call('State', { id: 'box' })).status, Status.CREATED);
 });
 
 test('a create that fails leaves an id that can be created again', async () => {
   h.createError = new KataError('Unavailable', 'boot: no VM today');
-  await assert.rejects(h.create('box'), code('Unavailable', /no VM today/));
-  await assert.rejects(h.call('State', { id: 'box' }), code('NotFound'));
-  await assert.rejects(h.call('Delete', { id: 'box' }), code('NotFound'));
+  await assert.rejects(h.create('box'), withCode('Unavailable', /no VM today/));
+  await assert.rejects(h.call('State', { id: 'box' }), withCode('NotFound'));
+  await assert.rejects(h.call('Delete', { id: 'box' }), withCode('NotFound'));
   h.createError = undefined;
   await h.create('box');
 });
 
 for (const id of ['', ' ', '.a', '-a', 'a', 'a/b', '../x', 'a b']) {
   test(`create refuses the id ${JSON.stringify(id)}`, async () => {
-    await assert.rejects(h.call('Create', { id, bundle: h.folder }), code('InvalidArgument', /id/));
+    await assert.rejects(h.call('Create', { id, bundle: h.folder }), withCode('InvalidArgument', /id/));
   });
 }
 
 test('create with a checkpoint and checkpoint itself are not implemented', async () => {
-  await assert.rejects(h.call('Create', { id: 'box', bundle: h.folder, checkpoint: '/x' }), code('Unimplemented'));
+  await assert.rejects(h.call('Create', { id: 'box', bundle: h.folder, checkpoint: '/x' }), withCode('Unimplemented'));
   await h.create('box');
-  await assert.rejects(h.call('Checkpoint', { id: 'box' }), code('Unimplemented'));
+  await assert.rejects(h.call('Checkpoint', { id: 'box' }), withCode('Unimplemented'));
 });
 
 test('create refuses a stdio scheme that it does not know', async () => {
-  await assert.rejects(h.call('Create', { id: 'box', bundle: h.folder, stdout: 'carrier-pigeon:///coop' }), code('InvalidArgument', /unknown STDIO scheme/));
+  await assert.rejects(h.call('Create', { id: 'box', bundle: h.folder, stdout: 'carrier-pigeon:///coop' }), withCode('InvalidArgument', /unknown STDIO scheme/));
 });
 
 test('runtime options give the configuration file; runc options and unknown ones are no error', async () => {
@@ -125,7 +114,7 @@ test('runtime options give the configuration file; runc options and unknown ones
 
 test('a container joins the sandbox; without a sandbox it is refused', async () => {
   const member = { 'io.kubernetes.cri.container-type': 'container', 'io.kubernetes.cri.sandbox-id': 'box' };
-  await assert.rejects(h.create('app', {}, member), code('FailedPrecondition', /sandbox "box" does not exist/));
+  await assert.rejects(h.create('app', {}, member), withCode('FailedPrecondition', /sandbox "box" does not exist/));
   await h.create('box', {}, { 'io.kubernetes.cri.container-type': 'sandbox' });
   await h.create('app', {}, member);
   await h.call('Start', { id: 'app' });
@@ -191,16 +180,16 @@ test('kill: running, probe with signal 0, stopped, unknown', async () => {
   await h.call('Kill', { id: 'box', signal: 9, all: true });
   await h.call('Wait', { id: 'box' });
   for (const signal of [0, 9, 15]) {
-    await assert.rejects(h.call('Kill', { id: 'box', signal }), code('NotFound', /process already finished/));
+    await assert.rejects(h.call('Kill', { id: 'box', signal }), withCode('NotFound', /process already finished/));
   }
-  await assert.rejects(h.call('Kill', { id: 'nobody', signal: 9 }), code('NotFound'));
-  await assert.rejects(h.call('Kill', { id: 'box', execId: 'nope', signal: 9 }), code('NotFound'));
+  await assert.rejects(h.call('Kill', { id: 'nobody', signal: 9 }), withCode('NotFound'));
+  await assert.rejects(h.call('Kill', { id: 'box', execId: 'nope', signal: 9 }), withCode('NotFound'));
 });
 
 test('a running task cannot be deleted', async () => {
   await h.create('box');
   await h.call('Start', { id: 'box' });
-  await assert.rejects(h.call('Delete', { id: 'box' }), code('FailedPrecondition', /running/));
+  await assert.rejects(h.call('Delete', { id: 'box' }), withCode('FailedPrecondition', /running/));
   assert.equal((await h.call('State', { id: 'box' })).status, Status.RUNNING);
 });
 
@@ -208,26 +197,26 @@ test('execs: added, started, ended, deleted, each told once', async () => {
   await h.create('box');
   await h.call('Start', { id: 'box' });
   await h.call('Exec', { id: 'box', execId: 'e1', spec: PROCESS });
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: PROCESS }), code('AlreadyExists'));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: PROCESS }), withCode('AlreadyExists'));
   assert.equal((await h.call('State', { id: 'box', execId: 'e1' })).status, Status.CREATED);
-  await assert.rejects(h.call('Kill', { id: 'box', execId: 'e1', signal: 9 }), code('FailedPrecondition'));
+  await assert.rejects(h.call('Kill', { id: 'box', execId: 'e1', signal: 9 }), withCode('FailedPrecondition'));
   await h.call('Start', { id: 'box', execId: 'e1' });
-  await assert.rejects(h.call('Delete', { id: 'box', execId: 'e1' }), code('FailedPrecondition'));
+  await assert.rejects(h.call('Delete', { id: 'box', execId: 'e1' }), withCode('FailedPrecondition'));
   assert.deepEqual((await h.call('Pids', { id: 'box' })).processes.map((p) => p.pid), [4242, 4242]);
   h.guest.process('e1').exit(3);
   assert.equal((await h.call('Wait', { id: 'box', execId: 'e1' })).exitStatus, 3);
   assert.equal((await h.call('Delete', { id: 'box', execId: 'e1' })).exitStatus, 3);
-  await assert.rejects(h.call('State', { id: 'box', execId: 'e1' }), code('NotFound'));
+  await assert.rejects(h.call('State', { id: 'box', execId: 'e1' }), withCode('NotFound'));
   assert.deepEqual(h.told, ['create box', 'start box', 'exec-added e1', 'exec-started e1', 'exit box/e1 3']);
 });
 
 test('exec needs a running container and a process', async () => {
   await h.create('box');
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: PROCESS }), code('FailedPrecondition'));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: PROCESS }), withCode('FailedPrecondition'));
   await h.call('Start', { id: 'box' });
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1' }), code('InvalidArgument'));
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: { typeUrl: 'x/Spec', value: PROCESS.value } }), code('InvalidArgument', /invalid spec type/));
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e/1', spec: PROCESS }), code('InvalidArgument'));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1' }), withCode('InvalidArgument'));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e1', spec: { typeUrl: 'x/Spec', value: PROCESS.value } }), withCode('InvalidArgument', /invalid spec type/));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e/1', spec: PROCESS }), withCode('InvalidArgument'));
 });
 
 test('the ends of execs are told before the end of init', async () => {
@@ -256,7 +245,7 @@ test('out of memory is told before the end, and in a file for cri-o', async () =
 
 test('pause and resume change the state and are told', async () => {
   await h.create('box');
-  await assert.rejects(h.call('Pause', { id: 'box' }), code('FailedPrecondition'));
+  await assert.rejects(h.call('Pause', { id: 'box' }), withCode('FailedPrecondition'));
   await h.call('Start', { id: 'box' });
   await h.call('Pause', { id: 'box' });
   assert.equal((await h.call('State', { id: 'box' })).status, Status.PAUSED);
@@ -286,14 +275,14 @@ test('stats, update, pids and connect', async () => {
   const resources = { typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/LinuxResources', value: Buffer.from('{"memory":{"limit":5}}') };
   await h.call('Update', { id: 'box', resources });
   assert.deepEqual(container.updated, { memory: { limit: 5 } });
-  await assert.rejects(h.call('Update', { id: 'box' }), code('InvalidArgument'));
+  await assert.rejects(h.call('Update', { id: 'box' }), withCode('InvalidArgument'));
   assert.deepEqual((await h.call('Connect', { id: 'whoever' })).taskPid, 0);
   assert.deepEqual((await h.call('Connect', { id: 'box' })).taskPid, 4242);
-  await assert.rejects(h.call('Pids', { id: 'whoever' }), code('NotFound'));
+  await assert.rejects(h.call('Pids', { id: 'whoever' }), withCode('NotFound'));
   h.guest.process('box').exit(0);
   await h.call('Wait', { id: 'box' });
   assert.equal((await h.call('Pids', { id: 'box' })).processes.length, 1, 'a stopped task keeps its pid');
-  await assert.rejects(h.call('Stats', { id: 'box' }), code('NotFound'));
+  await assert.rejects(h.call('Stats', { id: 'box' }), withCode('NotFound'));
 });
 
 test('a VM that dies ends every process; later errors say why', async () => {
@@ -303,7 +292,7 @@ test('a VM that dies ends every process; later errors say why', async () => {
   const waiting = [h.call('Wait', { id: 'box' }), h.call('Wait', { id: 'box', execId: 'e1' })];
   h.sandbox?.fail('sandbox "box" failed (run)\nvirtual machine: ended with signal SIGKILL');
   assert.deepEqual((await Promise.all(waiting)).map((exit) => exit.exitStatus), [255, 255]);
-  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e2', spec: PROCESS }), code('Unavailable', /signal SIGKILL/));
+  await assert.rejects(h.call('Exec', { id: 'box', execId: 'e2', spec: PROCESS }), withCode('Unavailable', /signal SIGKILL/));
   await h.call('Delete', { id: 'box' });
   assert.deepEqual(h.told.slice(-3), ['exit box/e1 255', 'exit box/box 255', 'delete box']);
 });
@@ -330,7 +319,7 @@ test('a waiter whose connection goes away is forgotten, the others are answered'
   const lost = other.call('containerd.task.v2.Task', 'Wait', codecs, { id: 'box', execId: '' });
   await h.call('State', { id: 'box' });
   other.close();
-  await assert.rejects(lost, code('Unavailable', /ttrpc: closed$/));
+  await assert.rejects(lost, withCode('Unavailable', /ttrpc: closed$/));
   const waiting = h.call('Wait', { id: 'box' });
   h.guest.process('box').exit(1);
   assert.equal((await waiting).exitStatus, 1);

@@ -10,7 +10,7 @@ import { TaskCreate, TaskDelete, TaskExecStarted, TaskExit, TaskStart } from '..
 import { ProcessDetails } from '../../gen/containerd/runc/options';
 import { CreateTaskRequest, CreateTaskResponse, DeleteResponse, WaitRequest, WaitResponse } from '../../gen/containerd/task/v2';
 import { Status } from '../../gen/containerd/types/process';
-import { TaskHarness } from '../testing/task-harness';
+import { PROCESS, TaskHarness, withCode } from '../testing/task-harness';
 import { RECEIPT } from './receipt';
 import { toWireStatus } from './status';
 
@@ -23,15 +23,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await h.close();
 });
-
-const PROCESS = { typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/Process', value: Buffer.from('{"args":["true"]}') };
-
-const withCode = (code: string, pattern = /./) => (reason: unknown): boolean => {
-  assert.ok(reason instanceof TtrpcError);
-  assert.equal(reason.code, code, reason.message);
-  assert.match(reason.message, pattern);
-  return true;
-};
 
 /** The event of this topic, decoded. */
 function eventOf<T>(topic: string, message: { decode(bytes: Uint8Array): T }): T {

@@ -1,9 +1,10 @@
 /** The task service on a real socket, over a fake guest, with its events kept. */
+import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { serviceFromTsProto, TtrpcClient, TtrpcServer, type UnaryMethod } from 'ttrpc-ts';
+import { serviceFromTsProto, TtrpcClient, TtrpcError, TtrpcServer, type UnaryMethod } from 'ttrpc-ts';
 import { KataError } from '../../base/errors';
 import { Logger } from '../../base/log';
 import type { OciSpec } from '../../base/oci-spec';
@@ -23,6 +24,19 @@ const service = serviceFromTsProto(TaskV2);
 type Methods = (typeof service)['methods'];
 type RequestOf<M> = M extends UnaryMethod<infer Req, unknown> ? Req : never;
 type ResponseOf<M> = M extends { readonly kind: 'unary'; readonly response: { decode(bytes: Uint8Array): infer Res } } ? Res : never;
+
+/** The specification of an exec, as hosts send it. */
+export const PROCESS = { typeUrl: 'types.containerd.io/opencontainers/runtime-spec/1/Process', value: Buffer.from('{"args":["true"]}') };
+
+/** For assert.rejects: the answer was an error with this code, and a message like `pattern`. */
+export function withCode(code: string, pattern = /./): (reason: unknown) => boolean {
+  return (reason) => {
+    assert.ok(reason instanceof TtrpcError);
+    assert.equal(reason.code, code, reason.message);
+    assert.match(reason.message, pattern);
+    return true;
+  };
+}
 
 export class TaskHarness {
   readonly folder = mkdtempSync(join(tmpdir(), 'kata-ts-task-'));

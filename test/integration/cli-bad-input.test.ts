@@ -1,6 +1,6 @@
 /** What is wrong with a request to kata-runtime or shim-monitor, against a running sandbox: the reason, a bounded wait, no harm. */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -9,6 +9,7 @@ import { after, before, test } from 'node:test';
 import { ROOT, runCommand, type CommandResult } from '../../hack/private-containerd';
 import { configText, Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { Terminal } from '../support/terminal';
 
 const ID = 'badinput';
 const SOCKET = `/run/vc/sbs/${ID}/shim-monitor.sock`;
@@ -249,34 +250,23 @@ test('a broken configuration keeps nobody from working who needs none', async ()
 });
 
 test('the guest is killed while somebody is in its console: an error, and the terminal is as before', async (t) => {
-  if (spawnSync('tmux', ['-V']).status !== 0) {
+  if (!Terminal.isThere()) {
     t.skip('tmux is not installed');
     return;
   }
   const id = 'console-killed';
   const config = host.config('console', configText('qemu', { 'agent.kata': { debug_console_enabled: 'true' } }));
   await host.runDetached(id, ['sleep', '100000'], { args: ['--runtime-config-path', config] });
-  const tmux = (...args: string[]): string => execFileSync('tmux', ['-S', join(work, 'tmux'), ...args], { encoding: 'utf8' });
-  tmux('-f', '/dev/null', 'new-session', '-d', '-x', '150', '-y', '27', 'sh');
+  const terminal = new Terminal(join(work, 'tmux'), { columns: 150, rows: 27 });
   try {
-    const until = async (pattern: RegExp): Promise<string> => {
-      for (let tries = 0; tries < 300; tries++) {
-        const screen = tmux('capture-pane', '-p', '-J');
-        if (pattern.test(screen)) {
-          return screen;
-        }
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      }
-      throw new Error(`the screen never showed ${String(pattern)}:\n${tmux('capture-pane', '-p')}`);
-    };
-    tmux('send-keys', `stty -a >${work}/before; ${join(ROOT, 'build/kata-runtime')} exec ${id}; echo left=$?; stty -a >${work}/after; echo done=yes`, 'Enter');
-    await until(/^\/ # /m);
+    terminal.type(`stty -a >${work}/before; ${join(ROOT, 'build/kata-runtime')} exec ${id}; echo left=$?; stty -a >${work}/after; echo done=yes`, 'Enter');
+    await terminal.until(/^\/ # /m);
     process.kill(host.vmPid(id), 'SIGKILL');
-    const screen = await until(/^done=yes$/m);
+    const screen = await terminal.until(/^done=yes$/m);
     assert.match(screen, /connection broke before the shell ended[\s\S]*left=1/);
     assert.equal(readFileSync(join(work, 'after'), 'utf8'), readFileSync(join(work, 'before'), 'utf8'));
   } finally {
-    tmux('kill-server');
+    terminal.close();
     await host.remove(id);
   }
 });

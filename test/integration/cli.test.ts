@@ -10,6 +10,7 @@ import { ROOT, runCommand, unpackDebian, type CommandResult } from '../../hack/p
 import { parseMetrics } from '../../virtcontainers/metrics/prometheus-text';
 import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { Terminal } from '../support/terminal';
 
 const KATA_RUNTIME = join(ROOT, 'build/kata-runtime');
 const ID = 'clisandbox';
@@ -214,44 +215,32 @@ test('exec without a terminal runs what comes on standard input', async () => {
 });
 
 test('exec in a terminal: a shell of the guest that follows the window, and the terminal is as before afterwards', async (t) => {
-  if (spawnSync('tmux', ['-V']).status !== 0) {
+  if (!Terminal.isThere()) {
     t.skip('tmux is not installed');
     return;
   }
-  const socket = join(work, 'tmux');
-  const tmux = (...args: string[]): string => execFileSync('tmux', ['-S', socket, ...args], { encoding: 'utf8' });
-  tmux('-f', '/dev/null', 'new-session', '-d', '-x', '90', '-y', '27', 'sh');
+  const terminal = new Terminal(join(work, 'tmux'), { columns: 90, rows: 27 });
   try {
-    const until = async (pattern: RegExp): Promise<string> => {
-      for (let tries = 0; tries < 300; tries++) {
-        const screen = tmux('capture-pane', '-p', '-J');
-        if (pattern.test(screen)) {
-          return screen;
-        }
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      }
-      throw new Error(`the screen never showed ${String(pattern)}:\n${tmux('capture-pane', '-p')}`);
-    };
-    tmux('send-keys', `stty -a > ${work}/before; ${KATA_RUNTIME} exec ${ID}; echo left=$?; stty -a > ${work}/after; echo done=yes`, 'Enter');
+    terminal.type(`stty -a > ${work}/before; ${KATA_RUNTIME} exec ${ID}; echo left=$?; stty -a > ${work}/after; echo done=yes`, 'Enter');
     await new Promise((resolve) => setTimeout(resolve, 2_000));
-    tmux('send-keys', 'echo pid1=$(cat /proc/1/comm) size=$(stty size)', 'Enter');
-    const screen = await until(/pid1=(?!\$)\S+ size=\d/);
+    terminal.type('echo pid1=$(cat /proc/1/comm) size=$(stty size)', 'Enter');
+    const screen = await terminal.until(/pid1=(?!\$)\S+ size=\d/);
     assert.match(screen, /size=27 90/);
     // A program that runs in the guest meanwhile is told too, by SIGWINCH.
-    tmux('send-keys', `sh -c 'trap "echo winch=\\$(stty size)" WINCH; echo armed=yes; while :; do sleep 0.2; done'`, 'Enter');
-    await until(/^armed=yes/m);
-    tmux('resize-window', '-x', '111', '-y', '33');
-    await until(/winch=33 111/);
-    tmux('resize-window', '-x', '90', '-y', '27');
-    await until(/winch=27 90/);
-    tmux('send-keys', 'C-c');
-    assert.doesNotMatch(tmux('capture-pane', '-p', '-J'), /kata-console/);
-    tmux('send-keys', 'exit', 'Enter');
-    await until(/left=0/);
-    await until(/done=yes/);
+    terminal.type(`sh -c 'trap "echo winch=\\$(stty size)" WINCH; echo armed=yes; while :; do sleep 0.2; done'`, 'Enter');
+    await terminal.until(/^armed=yes/m);
+    terminal.resize({ columns: 111, rows: 33 });
+    await terminal.until(/winch=33 111/);
+    terminal.resize({ columns: 90, rows: 27 });
+    await terminal.until(/winch=27 90/);
+    terminal.type('C-c');
+    assert.doesNotMatch(terminal.screen(), /kata-console/);
+    terminal.type('exit', 'Enter');
+    await terminal.until(/left=0/);
+    await terminal.until(/done=yes/);
     assert.equal(spawnSync('cmp', [join(work, 'before'), join(work, 'after')]).status, 0);
   } finally {
-    tmux('kill-server');
+    terminal.close();
   }
 });
 

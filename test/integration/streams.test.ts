@@ -1,13 +1,12 @@
 /** Much output, and readers that come late, leave and return; over the mock hypervisor. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { constants, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { configText, Host, IMAGE, RUNTIME } from '../support/host';
+import { configText, Host } from '../support/host';
 import { leftOf } from '../support/leaks';
 import { busyboxRootfs, defaultSpec, ShimDriver } from '../support/shim-driver';
 
@@ -18,18 +17,11 @@ test('100 MB of output arrive through containerd without loss', async () => {
   const host = await Host.start('mock');
   const id = `much${String(process.pid)}`;
   try {
-    const ctr = host.containerd.spawnCtr(['run', '--rm', '--runtime', RUNTIME, IMAGE, id, 'seq', '1', String(LAST_NUMBER)]);
-    const hash = createHash('md5');
-    let bytes = 0;
-    ctr.stdout?.on('data', (chunk: Buffer) => {
-      bytes += chunk.length;
-      hash.update(chunk);
-    });
-    const code = await new Promise((resolve) => ctr.on('close', resolve));
+    const done = await host.runHashed(id, ['seq', '1', String(LAST_NUMBER)]);
     const wanted = execFileSync('sh', ['-c', `seq 1 ${String(LAST_NUMBER)} | md5sum`], { encoding: 'utf8' }).split(' ')[0];
-    assert.equal(code, 0);
-    assert.ok(bytes > 100_000_000, `${String(bytes)} bytes`);
-    assert.equal(hash.digest('hex'), wanted);
+    assert.equal(done.code, 0);
+    assert.ok(done.bytes > 100_000_000, `${String(done.bytes)} bytes`);
+    assert.equal(done.md5, wanted);
   } finally {
     await host.stop();
   }
