@@ -8,6 +8,7 @@ import { after, before, test } from 'node:test';
 import { ROOT } from '../../hack/private-containerd';
 import { configText, Host, type ConfigOverrides } from '../support/host';
 import { leftOf } from '../support/leaks';
+import { endAll } from '../support/suite';
 
 const LAUNCHER = join(ROOT, 'build/containerd-shim-kata-v2');
 let scratch: string;
@@ -19,8 +20,7 @@ before(async () => {
 });
 
 after(async () => {
-  await host.stop();
-  rmSync(scratch, { recursive: true, force: true });
+  await endAll(() => host.stop(), () => rmSync(scratch, { recursive: true, force: true }));
 });
 
 function script(name: string, text: string): string {

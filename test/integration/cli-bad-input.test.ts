@@ -10,6 +10,7 @@ import { ROOT, runCommand, type CommandResult } from '../../hack/private-contain
 import { configText, Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 import { Terminal } from '../support/terminal';
+import { endAll } from '../support/suite';
 
 const ID = 'badinput';
 const SOCKET = `/run/vc/sbs/${ID}/shim-monitor.sock`;
@@ -56,8 +57,7 @@ before(async () => {
 });
 
 after(async () => {
-  await host.stop();
-  rmSync(work, { recursive: true, force: true });
+  await endAll(() => host.stop(), () => rmSync(work, { recursive: true, force: true }));
   assert.deepEqual(await leakedSince(clean), []);
 });
 

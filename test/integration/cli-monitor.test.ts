@@ -8,6 +8,7 @@ import { ROOT, runCommand } from '../../hack/private-containerd';
 import { parseMetrics } from '../../virtcontainers/metrics/prometheus-text';
 import { Host } from '../support/host';
 import { KataMonitor, until } from '../support/kata-monitor';
+import { endAll } from '../support/suite';
 
 const IDS = ['monitored1', 'monitored2'];
 const [FIRST = '', SECOND = ''] = IDS;
@@ -26,8 +27,7 @@ before(async () => {
 });
 
 after(async () => {
-  await monitor.stop();
-  await host.stop();
+  await endAll(() => monitor.stop(), () => host.stop());
 });
 
 /** Writes bytes to the port as they are, then a chunk again and again; what is answered until the other side hangs up. */

@@ -11,6 +11,7 @@ import { parseMetrics } from '../../virtcontainers/metrics/prometheus-text';
 import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
 import { Terminal } from '../support/terminal';
+import { endAll } from '../support/suite';
 
 const KATA_RUNTIME = join(ROOT, 'build/kata-runtime');
 const ID = 'clisandbox';
@@ -52,11 +53,7 @@ before(async () => {
 });
 
 after(async () => {
-  await host.stop();
-  for (const step of undo.reverse()) {
-    step();
-  }
-  rmSync(work, { recursive: true, force: true });
+  await endAll(() => host.stop(), ...undo.reverse(), () => rmSync(work, { recursive: true, force: true }));
   assert.deepEqual(await leakedSince(clean), []);
 });
 

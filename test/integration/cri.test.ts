@@ -13,6 +13,7 @@ import { ExecStream } from '../support/cri/exec-stream';
 import { containerdBinaries, CONTAINERD_HOSTS } from '../support/hosts/container-hosts';
 import { KataMonitor, until } from '../support/kata-monitor';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { endAll } from '../support/suite';
 
 const READY = 0;
 const NOTREADY = 1;
@@ -62,8 +63,7 @@ for (const version of CONTAINERD_HOSTS) {
     });
 
     after(async () => {
-      await monitor.stop();
-      await h.stop();
+      await endAll(() => monitor.stop(), () => h.stop());
       const leaked = await leakedSince(clean);
       assert.deepEqual(leaked.filter((line) => ids.some((id) => line.includes(id)) || line.includes(h.host.containerd.folder)), []);
     });

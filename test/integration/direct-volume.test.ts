@@ -9,6 +9,7 @@ import { ROOT, runCommand, type CommandResult } from '../../hack/private-contain
 import { DIRECT_VOLUMES_ROOT, volumeFolder } from '../../virtcontainers/volume/direct-volume';
 import { Host } from '../support/host';
 import { leakedSince, takeInventory, type Inventory } from '../support/leaks';
+import { endAll } from '../support/suite';
 
 const POD = 'volumepod';
 const MIB = 1024 * 1024;
@@ -76,11 +77,7 @@ before(async () => {
 });
 
 after(async () => {
-  await host.stop();
-  for (const step of undo.reverse()) {
-    step();
-  }
-  rmSync(work, { recursive: true, force: true });
+  await endAll(() => host.stop(), ...undo.reverse(), () => rmSync(work, { recursive: true, force: true }));
   assert.deepEqual(await leakedSince(clean), []);
 });
 

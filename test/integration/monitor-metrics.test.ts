@@ -11,6 +11,7 @@ import { parseMetrics, type Family } from '../../virtcontainers/metrics/promethe
 import { Host } from '../support/host';
 import { KataMonitor, until } from '../support/kata-monitor';
 import { DISKS, FACTORY, FALLBACK, MONITOR, OURS, UPSTREAM, VIRTIOFSD, type Wanted } from '../support/metric-families';
+import { endAll } from '../support/suite';
 
 const ID = `metrics-${String(process.pid)}`;
 const BUCKETS = ['1', '2', '4', '8', '16', '32', '64', '128', '256', '512', '+Inf'];
@@ -63,10 +64,7 @@ before(async () => {
 });
 
 after(async () => {
-  await monitor.stop();
-  await host.remove(ID);
-  await host.stop();
-  rmSync(TEMPLATES, { recursive: true, force: true });
+  await endAll(() => monitor.stop(), () => host.remove(ID), () => host.stop(), () => rmSync(TEMPLATES, { recursive: true, force: true }));
 });
 
 test('every family that upstream documents, with its type, labels and items', () => {

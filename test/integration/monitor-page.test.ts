@@ -7,6 +7,7 @@ import { ROOT } from '../../hack/private-containerd';
 import { Chromium } from '../support/chromium';
 import { CriHost } from '../support/cri/cri-host';
 import { KataMonitor, until } from '../support/kata-monitor';
+import { endAll } from '../support/suite';
 
 const ALONE = `page-alone-${String(process.pid)}`;
 let h: CriHost;
@@ -36,9 +37,7 @@ before(async () => {
 });
 
 after(async () => {
-  await browser.stop();
-  await monitor.stop();
-  await h.stop();
+  await endAll(() => browser.stop(), () => monitor.stop(), () => h.stop());
 });
 
 test('a sandbox is shown with its pod, state, VM source, size, memory, age and containers', async () => {

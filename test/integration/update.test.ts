@@ -9,6 +9,7 @@ import { FactoryMode } from '../support/factory-mode';
 import { configText } from '../support/host';
 import { leftOf } from '../support/leaks';
 import { busyboxRootfs, defaultSpec, ShimDriver } from '../support/shim-driver';
+import { endAll } from '../support/suite';
 
 const MIB = 1048576;
 const id = `update-${String(process.pid)}`;
@@ -33,9 +34,7 @@ before(async () => {
 });
 
 after(async () => {
-  await shim.end();
-  await mode?.end(config, '');
-  rmSync(scratch, { recursive: true, force: true });
+  await endAll(() => shim.end(), () => mode?.end(config, ''), () => rmSync(scratch, { recursive: true, force: true }));
   assert.deepEqual(await leftOf([id, shim.address.replace('unix://', '') || id]), []);
 });
 

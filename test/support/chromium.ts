@@ -1,9 +1,10 @@
 /** A headless Chromium, driven by the DevTools protocol over its pipe (descriptors 3 and 4, messages end with a zero byte). */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
+import { until } from './kata-monitor';
 
 export const CHROMIUM = '/usr/bin/chromium-headless-shell';
 const CALL_TIMEOUT_MS = 60_000;
@@ -48,7 +49,8 @@ export class Chromium {
     }
     const profile = mkdtempSync(join(tmpdir(), 'kata-ts-chromium-'));
     const args = ['--headless', '--no-sandbox', '--disable-gpu', '--remote-debugging-pipe', `--user-data-dir=${profile}`, '--hide-scrollbars', 'about:blank'];
-    const child = spawn(CHROMIUM, args, { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+    // A process group of its own: its processes outlive the first one for a moment.
+    const child = spawn(CHROMIUM, args, { detached: true, stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
     const browser = new Chromium(child, profile, child.stdio[3] as Writable, child.stdio[4] as Readable);
     const { targetInfos } = await browser.call('Target.getTargets', {});
     const tab = (targetInfos as { targetId: string; type: string }[]).find(({ type }) => type === 'page');
@@ -133,11 +135,36 @@ export class Chromium {
     return Buffer.from(data as string, 'base64');
   }
 
+  /** Ends all of its processes, and only then removes the profile, which they write to until they end. */
   async stop(): Promise<void> {
-    const gone = new Promise((resolve) => this.child.once('exit', resolve));
+    const { pid } = this.child;
     this.input.end();
-    this.child.kill('SIGTERM');
-    await gone;
-    rmSync(this.profile, { recursive: true, force: true, maxRetries: 5 });
+    if (pid !== undefined) {
+      killGroup(pid);
+      await until('all processes of Chromium have ended', () => livingInGroup(pid).length === 0);
+    }
+    rmSync(this.profile, { recursive: true, force: true });
   }
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // All have ended.
+  }
+}
+
+/** Processes of a group that can still write: not those that have ended and that nobody has waited for. */
+function livingInGroup(group: number): number[] {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const [state, , ofGroup] = readFileSync(`/proc/${String(pid)}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ');
+        return Number(ofGroup) === group && state !== 'Z';
+      } catch {
+        return false;
+      }
+    });
 }

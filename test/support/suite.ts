@@ -34,3 +34,18 @@ export function hostForSuite(ready: (host: Host) => Promise<void> | void, option
     assert.deepEqual(await leakedSince(clean), []);
   });
 }
+
+/** Ends what a file began, step by step; a step that fails stops none of the others, and fails the file. */
+export async function endAll(...steps: readonly (() => unknown)[]): Promise<void> {
+  const failures: unknown[] = [];
+  for (const step of steps) {
+    try {
+      await step();
+    } catch (reason) {
+      failures.push(reason);
+    }
+  }
+  if (failures.length > 0) {
+    throw failures.length === 1 ? failures[0] : new AggregateError(failures, failures.map(String).join('\n'));
+  }
+}
