@@ -71,7 +71,8 @@ const STORAGE: readonly KeySpec[] = [
   defineKey('virtio_fs_cache_size', 'integer', 'QC', 'DAX window; 0: no DAX; needs a QEMU whose vhost-user-fs has cache-size (the released ones have not)', { unit: 'MiB' }),
   defineKey('virtio_fs_queue_size', 'integer', 'QC', 'virtqueue size; 0: 1024', { since: '4.1', max: 1024 }),
   defineKey('virtio_fs_extra_args', 'strings', 'QC', 'appended to the command line of virtiofsd'),
-  defineKey('msize_9p', 'integer', 'QC', '9p payload', { default: 8192, unit: 'bytes' }),
+  // Ours: it is also how far a guest reads ahead, and with upstream's 8192 each page of a program is a message of its own.
+  defineKey('msize_9p', 'integer', 'QC', '9p message; larger ones than 512000 Linux makes smaller', { default: 512_000, unit: 'bytes' }),
   defineKey('block_device_driver', 'string', 'all', 'driver of block devices', {
     default: 'virtio-scsi',
     defaults: { clh: 'virtio-blk', firecracker: 'virtio-mmio', acrn: 'virtio-blk', stratovirt: 'virtio-mmio' },

@@ -37,11 +37,11 @@ test('the schema covers every field of the types, and no key is there twice', ()
   }
 });
 
-/** Defaults as upstream's tables give them; what is not here is false, 0, '' or []. */
+/** Defaults as upstream's tables give them, but `msize_9p` (8192 there); what is not here is false, 0, '' or []. */
 const DEFAULTS: Readonly<Record<string, ConfigValue>> = {
   path: '/usr/bin/qemu-system-x86_64', kernel: '/usr/share/kata-containers/vmlinuz.container', machine_type: 'q35', default_vcpus: 1,
   default_maxvcpus: 4, default_memory: 2048, memory_slots: 10, default_maxmemory: 8192, default_bridges: 1, shared_fs: 'virtio-fs',
-  virtio_fs_cache: 'none', msize_9p: 8192, block_device_driver: 'virtio-scsi', block_device_aio: 'io_uring',
+  virtio_fs_cache: 'none', msize_9p: 512_000, block_device_driver: 'virtio-scsi', block_device_aio: 'io_uring',
   vhost_user_store_path: '/var/run/kata-containers/vhost-user/', entropy_source: '/dev/urandom', rootfs_type: 'ext4', hypervisor_loglevel: 1,
   hot_plug_vfio: 'no-port', cold_plug_vfio: 'no-port', measurement_algo: 'sha512', accelerator: 'auto', agent_channel: 'auto', initrd: '/i',
   template_path: '/run/vc/vm/template', vm_cache_endpoint: '/var/run/kata-containers/cache.sock', internetworking_model: 'tcfilter',
@@ -140,7 +140,7 @@ test('every key refuses every wrong type and what is out of range, naming file, 
 test('zero, "" and [] mean the default, as upstream', () => {
   const config = parse(`${base()}default_vcpus = 0\ndefault_memory = 0\nmemory_slots = 0\ndefault_bridges = 0\nmsize_9p = 0\nshared_fs = ""\nmachine_type = ""\n[runtime]\ninternetworking_model = ""\n[agent.kata]\n`);
   const hv = config.hypervisor;
-  assert.deepEqual([hv.defaultVcpus, hv.defaultMemory, hv.memorySlots, hv.defaultBridges, hv.msize9p, hv.sharedFs], [1, 2048, 10, 1, 8192, 'virtio-fs']);
+  assert.deepEqual([hv.defaultVcpus, hv.defaultMemory, hv.memorySlots, hv.defaultBridges, hv.msize9p, hv.sharedFs], [1, 2048, 10, 1, 512_000, 'virtio-fs']);
   assert.equal(hv.machineType, parse(base()).hypervisor.machineType);
   assert.equal(parse(`${base()}[runtime]\ninternetworking_model = "default"`).runtime.internetworkingModel, 'tcfilter');
 });
