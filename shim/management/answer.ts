@@ -67,12 +67,13 @@ export function requireGuest(sandbox: Sandbox): void {
 
 export const MAX_BODY_BYTES = 4 * 1024 * 1024;
 
-/** The body, at most 4 MiB: ResourceExhausted beyond, as soon as that is known. */
-export async function readBody(request: IncomingMessage): Promise<Buffer> {
+/** The body, at most 4 MiB: ResourceExhausted beyond, as soon as that is known. `goAhead` is called if it may come. */
+export async function readBody(request: IncomingMessage, goAhead: () => void): Promise<Buffer> {
   const tooLarge = (): KataError => new KataError('ResourceExhausted', `the body is larger than ${String(MAX_BODY_BYTES)} bytes`);
   if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) {
     throw tooLarge();
   }
+  goAhead();
   return new Promise((resolve, reject) => {
     const parts: Buffer[] = [];
     let length = 0;

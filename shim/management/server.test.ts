@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -97,4 +98,52 @@ test('agent-url, unknown paths and wrong methods', async () => {
   assert.deepEqual(await ask('/nope'), { status: 404, body: '404 page not found\n' });
   assert.equal((await ask('/constructor')).status, 404);
   assert.equal((await ask('/metrics', 'POST')).status, 405);
+});
+
+/** What a client reads that sends `head`, then zeros for `sendMs` or until there are `most` bytes of them. */
+async function send(head: string, sendMs: number, most = Infinity): Promise<{ text: string; sent: number; failure?: string }> {
+  const socket = connect(join(folder, 'box/shim-monitor.sock'));
+  let text = '';
+  let sent = 0;
+  let failure: string | undefined;
+  const ended = new Promise((resolve) => socket.once('close', resolve));
+  socket.on('data', (part: Buffer) => { text += part.toString(); });
+  socket.on('error', (error: NodeJS.ErrnoException) => { failure = error.code; });
+  socket.write(`${head}\r\nHost: shim\r\n\r\n`);
+  const end = performance.now() + sendMs;
+  while (performance.now() < end && sent < most && !socket.destroyed) {
+    sent += 65536;
+    if (!socket.write(Buffer.alloc(65536))) {
+      await new Promise((resolve) => { socket.once('drain', resolve).once('close', resolve); });
+    }
+  }
+  while (!/^HTTP\/1\.1 [2-5]/m.test(text) && !socket.destroyed) {
+    await new Promise((resolve) => { socket.once('data', resolve).once('close', resolve); });
+  }
+  socket.end();
+  await ended;
+  return { text, sent, ...(failure === undefined ? {} : { failure }) };
+}
+
+test('a client that goes on sending a body that is too large still reads the answer', async () => {
+  for (const head of ['PUT /iptables HTTP/1.1\r\nContent-Length: 1000000000', 'PUT /policy HTTP/1.1\r\nContent-Length: 1000000000']) {
+    const { text, sent, failure } = await send(head, 200);
+    assert.match(text, /^HTTP\/1\.1 413 /);
+    assert.ok(sent > 1024 * 1024, 'it could write on');
+    assert.equal(failure, undefined);
+  }
+});
+
+test('a client that sends for ever is cut off', async () => {
+  const { failure } = await send('PUT /iptables HTTP/1.1\r\nContent-Length: 1000000000', 30_000);
+  assert.match(String(failure), /EPIPE|ECONNRESET/);
+});
+
+test('a client that asks before it sends a body is told at once that it is too large, or to go on', async () => {
+  const large = await send('PUT /iptables HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000000000', 0);
+  assert.match(large.text, /^HTTP\/1\.1 413 /);
+  const wrong = await send('PUT /metrics HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10', 0);
+  assert.match(wrong.text, /^HTTP\/1\.1 405 /);
+  const good = await send('GET /agent-url HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 65536', 1000, 65536);
+  assert.match(good.text, /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 /);
 });

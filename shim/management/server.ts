@@ -16,6 +16,8 @@ export type { ManagementOptions } from './answer';
 const REQUEST_TIMEOUT_MS = 30_000;
 const HEADERS_TIMEOUT_MS = 10_000;
 const MAX_CONNECTIONS = 64;
+/** So long the rest of a body that is not wanted is read: a client that still writes would find its end closed, not the answer. */
+const LINGER_MS = 1_000;
 /** Longest path of a unix socket address. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
@@ -36,6 +38,11 @@ export function startManagement(options: ManagementOptions): () => void {
   const path = join(stateRoot, sandbox.id, 'shim-monitor.sock');
   const server = createServer((request, response) => {
     void respond(request, response, options);
+  });
+  server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
+    void respond(request, response, options, () => {
+      response.writeContinue();
+    });
   });
   server.requestTimeout = REQUEST_TIMEOUT_MS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
@@ -79,10 +86,15 @@ function listenAt(path: string, listen: (address: string) => void): void {
   }
 }
 
-async function respond(request: IncomingMessage, response: ServerResponse, options: ManagementOptions): Promise<void> {
+/** `goAhead`: for a client that sends its body only when it is told to. One that was not told is done with the answer. */
+async function respond(request: IncomingMessage, response: ServerResponse, options: ManagementOptions, goAhead?: () => void): Promise<void> {
   let answer: Answer;
+  let waits = goAhead !== undefined;
   try {
-    answer = await answerOf(request, options);
+    answer = await answerOf(request, options, () => {
+      waits = false;
+      goAhead?.();
+    });
   } catch (reason) {
     answer = errorAnswer(reason);
   }
@@ -91,12 +103,16 @@ async function respond(request: IncomingMessage, response: ServerResponse, optio
   }
   const body = typeof answer.body === 'string' ? Buffer.from(answer.body) : answer.body;
   const type = body.length === 0 ? {} : { 'Content-Type': answer.type ?? 'text/plain; charset=utf-8' };
-  // What was not read of the body is not waited for.
-  const unread = request.complete ? {} : { Connection: 'close' };
-  response.writeHead(answer.status, { ...type, ...answer.headers, ...unread, 'Content-Length': body.length });
+  const close = waits ? { Connection: 'close' } : {};
+  response.writeHead(answer.status, { ...type, ...answer.headers, ...close, 'Content-Length': body.length });
   response.end(request.method === 'HEAD' ? undefined : body, () => {
     if (!request.complete) {
-      request.destroy();
+      // Node.js reads and drops the rest until then.
+      const cut = setTimeout(() => request.destroy(), LINGER_MS);
+      cut.unref();
+      request.once('close', () => {
+        clearTimeout(cut);
+      });
     }
   });
 }
@@ -117,13 +133,13 @@ function endpointOf(path: string, method: string, options: ManagementOptions): E
   return route.otherwise === 501 ? { status: 501, body: '', headers } : { status: route.otherwise, body: `method ${method} not allowed\n`, headers };
 }
 
-async function answerOf(request: IncomingMessage, options: ManagementOptions): Promise<Answer> {
+async function answerOf(request: IncomingMessage, options: ManagementOptions, goAhead: () => void): Promise<Answer> {
   const [path = '/', query = ''] = (request.url ?? '/').split('?', 2);
   const method = request.method === 'HEAD' ? 'GET' : (request.method ?? 'GET');
   const endpoint = endpointOf(path, method, options);
   if (typeof endpoint !== 'function') {
     return endpoint;
   }
-  const body = await readBody(request);
+  const body = await readBody(request, goAhead);
   return endpoint({ options, query: new URLSearchParams(query), body });
 }
