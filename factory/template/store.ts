@@ -9,7 +9,7 @@ import { writeFileAtomic } from '../../base/atomic-file';
 import { describeError, isCode, KataError } from '../../base/errors';
 import { DEFAULT_ROOTS } from '../../virtcontainers/sandbox/roots';
 import { removeVmFolder } from '../../virtcontainers/hypervisor/vm-folder';
-import { FileLock, type LockOptions } from './file-lock';
+import { FileLock, type LockOptions } from '../../base/file-lock';
 import { makerId } from './key';
 import { isMountPoint, slackMiB, type TemplateMounts } from './tmpfs';
 

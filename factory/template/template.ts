@@ -9,7 +9,7 @@ import { sleep } from '../../base/deadline';
 import type { SharedFolder, VmSpec } from '../../virtcontainers/hypervisor/types';
 import { bootBase, bootTimeoutMs } from '../boot';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
-import { FileLock } from './file-lock';
+import { FileLock } from '../../base/file-lock';
 import { templateFamily, templateKey } from './key';
 import type { TemplateFiles, TemplateStore } from './store';
 

@@ -189,8 +189,8 @@ function volumeLeftovers(survey: Survey): Leftover[] {
  * configuration keeps templates.
  */
 export async function findLeftovers(host: CliHost, logger: Logger, templatePath = '', base: SandboxDeps = DEFAULT_DEPS): Promise<Leftover[]> {
-  const { state, vm, share, cgroup } = host.roots;
+  const { state, vm } = host.roots;
   const sandboxes = new Map(sandboxIds(state).map((id) => [id, readSandbox(state, id)]));
-  const survey: Survey = { host, logger, deps: { ...base, roots: { state, vm, share, cgroup } }, sandboxes, keep: new Set([join(vm, TEMPLATES), templatePath.replace(/\/+$/, '')]), commands: commandLines(host.roots.proc) };
+  const survey: Survey = { host, logger, deps: { ...base, roots: host.roots }, sandboxes, keep: new Set([join(vm, TEMPLATES), templatePath.replace(/\/+$/, '')]), commands: commandLines(host.roots.proc) };
   return [...(await stateLeftovers(survey)), ...(await vmLeftovers(survey)), ...shareLeftovers(survey), ...volumeLeftovers(survey)];
 }

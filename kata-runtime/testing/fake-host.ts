@@ -41,6 +41,7 @@ export class FakeHost {
         state: at('sbs'),
         vm: at('vm'),
         share: at('share'),
+        starts: at('starts'),
         cgroup: at('cgroup'),
         monitor: [at('sbs'), at('kata')],
         directVolumes: at('volumes'),

@@ -6,6 +6,8 @@ export interface Roots {
   readonly vm: string;
   /** One folder per sandbox with what host and guest share. */
   readonly share: string;
+  /** Locks of the sandboxes that are starting. */
+  readonly starts: string;
   /** Where the cgroup hierarchies are mounted. */
   readonly cgroup: string;
 }
@@ -14,5 +16,6 @@ export const DEFAULT_ROOTS: Roots = {
   state: '/run/vc/sbs',
   vm: '/run/vc/vm',
   share: '/run/kata-containers/shared/sandboxes',
+  starts: '/run/kata-containers/starts',
   cgroup: '/sys/fs/cgroup',
 };

@@ -1,6 +1,6 @@
 /**
  * Makes sandboxes: the VM boots while the host's side is prepared, then guest and first container are set up. What was
- * acquired is given back on every failure. Phases: state, netns, share, [factory | vm-launch, vm-boot, agent-connect]
+ * acquired is given back on every failure. Phases: state, queue, netns, share, [factory | vm-launch, vm-boot, agent-connect]
  * beside {rootfs, cgroup}, then create-sandbox, hooks, create-container.
  */
 import { processStartTime } from '../../base/child';
@@ -25,6 +25,7 @@ import { setUpGuest } from './guest-setup';
 import { GuestSandbox } from './guest-sandbox';
 import { GuestLink } from './link';
 import { Phases } from './phases';
+import { enterStartGate } from './start-gate';
 import type { Sandbox, SandboxRequest } from './types';
 
 /** What is known of a sandbox in the making, for the state on disk and for reports. */
@@ -297,9 +298,14 @@ export async function createSandbox(request: SandboxRequest, deps: SandboxDeps =
     let netns = '';
     draft = new Draft(request, store, () => netns);
     draft.save();
-    const side = await prepareHost(undo, request, deps, phases);
-    netns = side.netns.path;
-    return await setUp(undo, request, deps, draft, link, side, phases);
+    const leave = await phases.time('queue', () => enterStartGate({ folder: deps.roots.starts, logger: request.logger, signal: link.signal }));
+    try {
+      const side = await prepareHost(undo, request, deps, phases);
+      netns = side.netns.path;
+      return await setUp(undo, request, deps, draft, link, side, phases);
+    } finally {
+      leave();
+    }
   } catch (reason) {
     const explained = draft === undefined ? reason : await explain(request, draft, link, reason);
     link.expectEnd();

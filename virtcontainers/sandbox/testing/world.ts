@@ -119,7 +119,7 @@ export class World {
         return Promise.resolve(this.agent);
       },
       mounts: this.mounts,
-      roots: { state: join(this.root, 'sbs'), vm: join(this.root, 'vm'), share: join(this.root, 'share'), cgroup: join(this.root, 'cgroup') },
+      roots: { state: join(this.root, 'sbs'), vm: join(this.root, 'vm'), share: join(this.root, 'share'), starts: join(this.root, 'starts'), cgroup: join(this.root, 'cgroup') },
     };
   }
 

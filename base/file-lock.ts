@@ -1,9 +1,9 @@
 /** A lock between processes that ends with its holder, however that ends. */
-import { closeSync, fstatSync, mkdirSync, openSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { sleep } from '../../base/deadline';
-import { errnoOf, KataError } from '../../base/errors';
-import { flock } from '../../base/syscalls';
+import { sleep } from './deadline';
+import { errnoOf, KataError } from './errors';
+import { flock } from './syscalls';
 
 const FIRST_POLL_MS = 1;
 const MAX_POLL_MS = 25;
@@ -14,7 +14,10 @@ export interface LockOptions {
 }
 
 export class FileLock {
-  private constructor(private fd: number | undefined) {}
+  private constructor(
+    private readonly path: string,
+    private fd: number | undefined,
+  ) {}
 
   /** The lock if nobody holds it against us; its folder is made. */
   static tryTake(path: string, mode: 'shared' | 'exclusive'): FileLock | undefined {
@@ -35,7 +38,7 @@ export class FileLock {
       }
       // Whoever removed the file held its lock: ours would guard nothing.
       if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(fd).ino) {
-        return new FileLock(fd);
+        return new FileLock(path, fd);
       }
       closeSync(fd);
     }
@@ -53,6 +56,14 @@ export class FileLock {
         throw new KataError('DeadlineExceeded', `lock ${path}: still held by others after ${String(options.timeoutMs)} ms`);
       }
       await sleep(delayMs, options.signal);
+    }
+  }
+
+  /** As `release`, and its file goes away. For an exclusive lock; who waits for it makes the file anew. */
+  remove(): void {
+    if (this.fd !== undefined) {
+      rmSync(this.path, { force: true });
+      this.release();
     }
   }
 
