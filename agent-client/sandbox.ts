@@ -20,9 +20,9 @@ type HealthCalls = Pick<AgentClient, 'check' | 'version'>;
 export function healthCalls(channel: AgentChannel): HealthCalls {
   const health = HealthDefinition;
   return {
-    check: async () => {
+    check: async (limits = { timeoutMs: CHECK_TIMEOUT_MS }) => {
       // The status is not looked at: agents answer SERVING or not at all.
-      await channel.call(health.fullName, health.methods.check, { service: '' }, { timeoutMs: CHECK_TIMEOUT_MS });
+      await channel.call(health.fullName, health.methods.check, { service: '' }, limits);
     },
     version: async () => {
       const { grpcVersion, agentVersion } = await channel.call(health.fullName, health.methods.version, { service: '' });

@@ -168,7 +168,8 @@ export interface AgentClient {
   /** Resolves with the reason when the connection has ended or the agent was marked dead. Never rejects. */
   readonly closed: Promise<KataError>;
 
-  check(): Promise<void>;
+  /** Default: 30 s. `timeoutKey` is the configuration key behind another time, for the error. */
+  check(limits?: { readonly timeoutMs: number; readonly timeoutKey?: string }): Promise<void>;
   version(): Promise<{ readonly grpcVersion: string; readonly agentVersion: string }>;
 
   createSandbox(request: CreateSandboxRequest): Promise<void>;

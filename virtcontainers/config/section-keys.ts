@@ -13,7 +13,7 @@ export const AGENT_KEYS: readonly KeySpec[] = [
   defineKey('enable_debug', 'boolean', '', 'agent.log=debug'),
   defineKey('enable_tracing', 'boolean', '', 'agent.trace=true', { status: 'later' }),
   defineKey('debug_console_enabled', 'boolean', '', 'root shell of the guest for `kata-runtime exec`'),
-  defineKey('dial_timeout', 'integer', '', 'to reach the agent; 0: 30 with KVM, 60 under TCG', { unit: 's' }),
+  defineKey('dial_timeout', 'integer', '', 'to reach the agent, and for its first answer; 0: 30 with KVM, 60 under TCG', { unit: 's' }),
   defineKey('kernel_modules', 'strings', '', 'modules to load in the guest: "name parameter parameter"'),
   defineKey('container_pipe_size', 'integer', '', 'size of the pipes of a container; 0: the default of the kernel', { unit: 'bytes' }),
   ...defineKeys({ since: '4.1' }, [

@@ -40,6 +40,11 @@ function timeOf(seconds: number, vm: Vm, kvmMs: number, tcgMs: number): number {
   return seconds > 0 ? seconds * 1000 : vm.facts().accelerator === 'kvm' ? kvmMs : tcgMs;
 }
 
+/** How long an agent may take to be there, and once more to answer its first request. Milliseconds. */
+export function dialTimeoutMs(request: SandboxRequest, vm: Vm): number {
+  return timeOf(request.config.agent.dialTimeout, vm, DIAL_KVM_MS, DIAL_TCG_MS);
+}
+
 async function fromFactory(undo: UndoStack, context: BootContext): Promise<FactoryVm | FactoryFallback | undefined> {
   const { request, spec, link, phases } = context;
   const { factory } = request;
@@ -84,7 +89,7 @@ async function launch(undo: UndoStack, context: BootContext): Promise<Vm> {
 
 async function connect(undo: UndoStack, context: BootContext, vm: Vm): Promise<AgentClient> {
   const { request, deps, link, phases } = context;
-  const timeoutMs = timeOf(request.config.agent.dialTimeout, vm, DIAL_KVM_MS, DIAL_TCG_MS);
+  const timeoutMs = dialTimeoutMs(request, vm);
   const { observer } = request;
   const began = performance.now();
   try {

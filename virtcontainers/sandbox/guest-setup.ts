@@ -13,6 +13,8 @@ export interface GuestSetup {
   readonly share: SharedFolder | undefined;
   readonly shmSizeBytes: number;
   readonly dns: readonly string[];
+  /** For the first answer of the agent. */
+  readonly answerTimeoutMs: number;
   /** The factory has set the clock already. */
   readonly clockSet: boolean;
 }
@@ -43,7 +45,7 @@ async function tolerateUnimplemented(call: Promise<void>): Promise<void> {
 /** Checks the agent, sets the clock and creates the sandbox in the guest; returns what the guest says of itself. */
 export async function setUpGuest(agent: AgentClient, request: SandboxRequest, setup: GuestSetup): Promise<GuestDetails> {
   const { config } = request;
-  await agent.check();
+  await agent.check({ timeoutMs: setup.answerTimeoutMs, timeoutKey: 'dial_timeout' });
   const policy = request.container.spec.annotations?.['io.katacontainers.config.agent.policy'];
   if (policy !== undefined) {
     await agent.setPolicy(Buffer.from(policy, 'base64').toString('utf8'));

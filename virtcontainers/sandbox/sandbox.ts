@@ -18,7 +18,7 @@ import { openNetns, type SandboxNetns } from '../network/netns';
 import type { OwnState, PersistedContainer } from '../persist/document';
 import { SandboxStore } from '../persist/store';
 import { shareFor, vmSpecFor } from '../vm/spec';
-import { bootVm, type BootedVm } from './boot';
+import { bootVm, dialTimeoutMs, type BootedVm } from './boot';
 import { DEFAULT_DEPS, type SandboxDeps } from './deps';
 import { failureReport } from './failure-report';
 import { setUpGuest } from './guest-setup';
@@ -263,7 +263,7 @@ async function finish(request: SandboxRequest, draft: Draft, link: GuestLink, si
     });
   }
   const details = await phases.time('create-sandbox', () =>
-    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, clockSet: booted.source !== 'direct' }),
+    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, answerTimeoutMs: dialTimeoutMs(request, booted.vm), clockSet: booted.source !== 'direct' }),
   );
   const sandbox = new GuestSandbox({
     id: request.id, config, logger, observer, link, phases, undo,
