@@ -1,10 +1,15 @@
 // The one native part of kata-ts: raw Linux system calls for what Node does not offer (mount, setns, prctl,
-// AF_VSOCK, SCM_RIGHTS, ioctl, flock, waitid). Typed wrappers live in base/syscalls.ts; nothing else may use it.
-// It imports no libc symbol, so one file serves glibc and musl; N-API keeps it valid across Node versions.
+// AF_VSOCK, SCM_RIGHTS, ioctl, flock, waitid), and posix_spawn(3). Typed wrappers live in base/syscalls.ts; nothing
+// else may use it. Of libc it imports only what POSIX has, so one file serves glibc and musl; N-API keeps it valid
+// across Node versions.
 #define NAPI_VERSION 8
 #include <node_api.h>
+#include <signal.h>
+#include <spawn.h>
 
-enum { MAX_ARGS = 7, STRING_BYTES = 16384 };
+enum { MAX_ARGS = 7, MAX_WORDS = 64, STRING_BYTES = 16384 };
+
+extern char **environ;
 
 #if defined(__x86_64__)
 static long raw(const long a[MAX_ARGS]) {
@@ -106,11 +111,52 @@ static napi_value addr(napi_env env, napi_callback_info info) {
   return out;
 }
 
+// Starts `path` with our environment, no signal blocked or ignored, and `fds` as its 0, 1 and 2.
+static napi_value start(napi_env env, const char *path, char **words, const int *fds) {
+  napi_value out;
+  pid_t pid = 0;
+  sigset_t signals;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_init(&attributes);
+  posix_spawn_file_actions_init(&actions);
+  sigfillset(&signals);
+  posix_spawnattr_setsigdefault(&attributes, &signals);
+  sigemptyset(&signals);
+  posix_spawnattr_setsigmask(&attributes, &signals);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  for (int fd = 0; fd < 3; fd++) posix_spawn_file_actions_adddup2(&actions, fds[fd], fd);
+  int error = posix_spawn(&pid, path, &actions, &attributes, words, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  napi_create_int64(env, error == 0 ? pid : -error, &out);
+  return out;
+}
+
+// spawn(path, Int32Array of 3 descriptors, ...words): the pid, -errno on failure. The child shares our memory until it
+// runs the program: nothing of it is copied.
+static napi_value spawn(napi_env env, napi_callback_info info) {
+  napi_value values[MAX_WORDS + 2];
+  size_t count = MAX_WORDS + 2, used = 0;
+  long args[MAX_WORDS + 3] = {0};
+  char strings[STRING_BYTES];
+  napi_get_cb_info(env, info, &count, values, 0, 0);
+  if (count < 3 || count > MAX_WORDS + 2) {
+    napi_throw_range_error(env, 0, "a program, its descriptors and 1 to 64 words are needed");
+    return 0;
+  }
+  for (size_t i = 0; i < count; i++)
+    if (!convert(env, values[i], &args[i], strings, &used)) return 0;
+  return start(env, (const char *)args[0], (char **)&args[2], (const int *)args[1]);
+}
+
 NAPI_MODULE_INIT() {
   napi_value f;
   napi_create_function(env, "sys", NAPI_AUTO_LENGTH, sys, 0, &f);
   napi_set_named_property(env, exports, "sys", f);
   napi_create_function(env, "addr", NAPI_AUTO_LENGTH, addr, 0, &f);
   napi_set_named_property(env, exports, "addr", f);
+  napi_create_function(env, "spawn", NAPI_AUTO_LENGTH, spawn, 0, &f);
+  napi_set_named_property(env, exports, "spawn", f);
   return exports;
 }

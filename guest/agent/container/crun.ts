@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { describeError, KataError, type ErrorCode } from '../../../base/errors';
 import { sealedProgram } from '../../../base/syscalls';
 import { log } from '../console-log';
-import { runTool, type ToolResult } from '../process/tool';
+import { runTool, runWith, type ToolResult } from '../process/tool';
 
 /** State of the OCI runtime; inside the guest's tmpfs. */
 export const CRUN_ROOT = '/run/kata-containers/.crun';
@@ -70,7 +70,6 @@ export interface CrunOptions {
   /** Where the runtime writes its errors: its stderr may be the container's. */
   readonly logPath: string;
   readonly stdio?: readonly [number, number, number];
-  readonly input?: string;
   /** What is done, for the error. */
   readonly what: string;
   /** The program that the container runs, for the error. */
@@ -79,12 +78,11 @@ export interface CrunOptions {
 
 /** Runs the OCI runtime; a failure carries its own words. */
 export async function runCrun(args: readonly string[], options: CrunOptions): Promise<ToolResult> {
-  const result = await runTool(crun(), ['--root', CRUN_ROOT, `--log=file:${options.logPath}`, ...args], {
-    timeoutMs: TIMEOUT_MS,
-    argv0: 'crun',
-    ...(options.stdio === undefined ? {} : { stdio: options.stdio }),
-    ...(options.input === undefined ? {} : { input: options.input }),
-  });
+  const words = ['--root', CRUN_ROOT, `--log=file:${options.logPath}`, ...args];
+  const limits = { timeoutMs: TIMEOUT_MS, argv0: 'crun' };
+  const result = options.stdio === undefined
+    ? await runTool(crun(), words, limits)
+    : { code: await runWith(options.stdio, crun(), words, limits), stdout: '', stderr: '' };
   if (result.code === 0) {
     return result;
   }

@@ -1,5 +1,6 @@
 import { spawn, type StdioOptions } from 'node:child_process';
-import { KataError } from '../../../base/errors';
+import { describeError, KataError } from '../../../base/errors';
+import { killProcess, spawnChild } from '../../../base/syscalls';
 import { log } from '../console-log';
 import { reaper } from './reaper';
 
@@ -11,13 +12,13 @@ export interface ToolOptions {
   readonly timeoutMs: number;
   /** Standard input; absent: /dev/null. */
   readonly input?: string | Uint8Array;
-  /** Descriptors for 0, 1, 2 of the tool in place of captured ones. The caller keeps its own. */
-  readonly stdio?: readonly [number, number, number];
   readonly env?: NodeJS.ProcessEnv;
   readonly cwd?: string;
   /** What the tool sees as its own name; its path if left out. */
   readonly argv0?: string;
 }
+
+const SIGKILL = 9;
 
 /** How a tool ended. */
 export interface ToolResult {
@@ -28,9 +29,6 @@ export interface ToolResult {
 }
 
 function stdioOf(options: ToolOptions): StdioOptions {
-  if (options.stdio !== undefined) {
-    return [...options.stdio];
-  }
   return [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'];
 }
 
@@ -77,11 +75,11 @@ export async function runTool(file: string, args: readonly string[], options: To
         reaper.removeOwn(pid);
       }
     });
-    child.on(options.stdio === undefined ? 'close' : 'exit', (code: number | null) => {
+    child.on('close', (code: number | null) => {
       clearTimeout(timer);
-      log.debug('tool ended', { file, verb: args.find((word) => !word.includes('/') && !word.startsWith('-')), spawnMs: toTenths(spawnedMs - startedMs), ms: toTenths(performance.now() - startedMs) });
+      logEnd(file, args, spawnedMs - startedMs, performance.now() - startedMs);
       if (isTimedOut) {
-        reject(new KataError('DeadlineExceeded', `run ${file}: no end within ${String(options.timeoutMs)} ms; killed`));
+        reject(late(file, options.timeoutMs));
         return;
       }
       resolve({ code: code ?? 255, stdout: Buffer.concat(out).toString(), stderr: Buffer.concat(err).toString() });
@@ -90,6 +88,46 @@ export async function runTool(file: string, args: readonly string[], options: To
       child.stdin?.end(options.input);
     }
   });
+}
+
+/**
+ * The same for a program that has `fds` as its 0, 1 and 2, and our environment: its exit code, 128 and more for a death by
+ * signal. The caller keeps its own descriptors. Started without a copy of ourselves, see `spawnChild`.
+ */
+export async function runWith(fds: readonly [number, number, number], file: string, args: readonly string[], options: Pick<ToolOptions, 'timeoutMs' | 'argv0'>): Promise<number> {
+  const startedMs = performance.now();
+  return new Promise((resolve, reject) => {
+    let pid: number;
+    try {
+      pid = spawnChild(file, [options.argv0 ?? file, ...args], fds);
+    } catch (reason) {
+      reject(KataError.from(reason, describeError(reason)));
+      return;
+    }
+    const spawnedMs = performance.now();
+    let isTimedOut = false;
+    const timer = setTimeout(() => {
+      isTimedOut = true;
+      killProcess(pid, SIGKILL);
+    }, options.timeoutMs);
+    reaper.watch(pid, (code) => {
+      clearTimeout(timer);
+      logEnd(file, args, spawnedMs - startedMs, performance.now() - startedMs);
+      if (isTimedOut) {
+        reject(late(file, options.timeoutMs));
+      } else {
+        resolve(code);
+      }
+    });
+  });
+}
+
+function late(file: string, timeoutMs: number): KataError {
+  return new KataError('DeadlineExceeded', `run ${file}: no end within ${String(timeoutMs)} ms; killed`);
+}
+
+function logEnd(file: string, args: readonly string[], spawnMs: number, ms: number): void {
+  log.debug('tool ended', { file, verb: args.find((word) => !word.includes('/') && !word.startsWith('-')), spawnMs: toTenths(spawnMs), ms: toTenths(ms) });
 }
 
 function toTenths(ms: number): number {
