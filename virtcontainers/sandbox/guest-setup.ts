@@ -15,8 +15,8 @@ export interface GuestSetup {
   readonly dns: readonly string[];
   /** For the first answer of the agent. */
   readonly answerTimeoutMs: number;
-  /** The factory has set the clock already. */
-  readonly clockSet: boolean;
+  /** The factory has had answers of the agent already, and has set the clock. */
+  readonly known: boolean;
 }
 
 function shareStorage(share: SharedFolder, config: RuntimeConfig): AgentStorage {
@@ -42,10 +42,12 @@ async function tolerateUnimplemented(call: Promise<void>): Promise<void> {
   }
 }
 
-/** Checks the agent, sets the clock and creates the sandbox in the guest; returns what the guest says of itself. */
+/** Checks an agent that is not known yet, sets the clock and creates the sandbox in the guest; returns what the guest says of itself. */
 export async function setUpGuest(agent: AgentClient, request: SandboxRequest, setup: GuestSetup): Promise<GuestDetails> {
   const { config } = request;
-  await agent.check({ timeoutMs: setup.answerTimeoutMs, timeoutKey: 'dial_timeout' });
+  if (!setup.known) {
+    await agent.check({ timeoutMs: setup.answerTimeoutMs, timeoutKey: 'dial_timeout' });
+  }
   const policy = request.container.spec.annotations?.['io.katacontainers.config.agent.policy'];
   if (policy !== undefined) {
     await agent.setPolicy(Buffer.from(policy, 'base64').toString('utf8'));
@@ -53,7 +55,7 @@ export async function setUpGuest(agent: AgentClient, request: SandboxRequest, se
   const now = BigInt(Date.now());
   // Sent together, in this order: none needs the answer of another.
   const [, , details] = await Promise.all([
-    setup.clockSet ? undefined : tolerateUnimplemented(agent.setGuestDateTime(now / 1000n, (now % 1000n) * 1000n)),
+    setup.known ? undefined : tolerateUnimplemented(agent.setGuestDateTime(now / 1000n, (now % 1000n) * 1000n)),
     agent.createSandbox({
       // A spec without a name must not leave guests that cannot be told apart.
       hostname: (hostnameOf(request.container.spec) || request.id).slice(0, MAX_HOSTNAME),

@@ -263,7 +263,7 @@ async function finish(request: SandboxRequest, draft: Draft, link: GuestLink, si
     });
   }
   const details = await phases.time('create-sandbox', () =>
-    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, answerTimeoutMs: dialTimeoutMs(request, booted.vm), clockSet: booted.source !== 'direct' }),
+    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, answerTimeoutMs: dialTimeoutMs(request, booted.vm), known: booted.source !== 'direct' }),
   );
   const sandbox = new GuestSandbox({
     id: request.id, config, logger, observer, link, phases, undo,
