@@ -1,4 +1,5 @@
 /** Runs test files with node:test, shows them as they come, and keeps what `hack/test.ts` tells at the end. */
+import { setMaxListeners } from 'node:events';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { finished } from 'node:stream/promises';
@@ -89,6 +90,8 @@ export async function runFiles(options: RunOptions): Promise<Totals> {
   const paths = files.map((file) => `${root}/${file}`);
   const times = new FileTimes(paths, concurrency === 1);
   const timer = new AbortController();
+  // Each file listens to it.
+  setMaxListeners(0, timer.signal);
   const ended = setTimeout(() => { timer.abort(); }, options.suiteTimeoutMs);
   const stream = run({ files: paths, concurrency, timeout: options.testTimeoutMs, signal: timer.signal });
   stream.on('test:pass', (end: TestEnd) => {

@@ -1,7 +1,7 @@
 /** One text from facts about a sandbox that failed: what a user sees in `docker run` and `kubectl describe pod`. */
 import { describeExit } from '../../base/child';
 import { describeError } from '../../base/errors';
-import { spokenLines } from '../hypervisor/console-text';
+import { dyingLine, spokenLines } from '../hypervisor/console-text';
 import type { VmFacts } from '../hypervisor/types';
 
 export interface FailureFacts {
@@ -18,13 +18,10 @@ export interface FailureFacts {
 const MAX_LINES = 6;
 const MAX_LINE = 240;
 
-/** What a dying kernel says first; registers and a trace follow it, so that it is seldom among the last lines. */
-const PANIC = /Kernel panic - not syncing|Out of memory: Kill|BUG: unable to handle/;
-
 /** The last lines of a text that say something, without control characters, and the last panic if it is not among them. */
 function lastLines(text: string): string[] {
   const lines = spokenLines(text);
-  const panic = lines.slice(0, -MAX_LINES).reverse().find((line) => PANIC.test(line));
+  const panic = dyingLine(lines.slice(0, -MAX_LINES));
   const shown = panic === undefined ? lines.slice(-MAX_LINES) : [panic, '...', ...lines.slice(2 - MAX_LINES)];
   return shown.map((line) => (line.length > MAX_LINE ? `${line.slice(0, MAX_LINE)}...` : line));
 }

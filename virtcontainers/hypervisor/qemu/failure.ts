@@ -1,18 +1,12 @@
 /** The text of a VM that did not start: one line of facts. (The sandbox's report adds the rest.) */
 import { describeExit } from '../../../base/child';
 import { KataError, codeOf } from '../../../base/errors';
-import { spokenLines } from '../console-text';
+import { dyingLine, spokenLines } from '../console-text';
 import type { VmFacts } from '../types';
 
 /** The last line that says something. */
 export function lastLine(text: string): string {
   return (spokenLines(text).at(-1) ?? '').trim().slice(0, 300);
-}
-
-/** The line of a kernel panic, if the console shows one: the lines after it are only a stack. */
-function panicLine(text: string): string {
-  const at = text.lastIndexOf('Kernel panic');
-  return at < 0 ? '' : (text.slice(at).split(/\r?\n/)[0] ?? '').slice(0, 300);
 }
 
 export interface StartFailure {
@@ -42,7 +36,7 @@ export function startFailure(failure: StartFailure): KataError {
     // The message alone: what lies under it, and the hint, come with the cause.
     parts.push(failure.cause instanceof Error ? failure.cause.message : String(failure.cause));
   }
-  const spoken = panicLine(facts.consoleTail) || lastLine(facts.consoleTail);
+  const spoken = (dyingLine(spokenLines(facts.consoleTail)) ?? lastLine(facts.consoleTail)).replace(/^\[ *[\d.]+\] /, '').slice(0, 300);
   if (spoken !== '') {
     parts.push(`last on the guest console: ${spoken}`);
   } else if (failure.timedOut) {
