@@ -4,7 +4,7 @@ import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { serviceFromTsProto, TtrpcServer } from 'ttrpc-ts';
+import { encodeFrame, serviceFromTsProto, TtrpcServer } from 'ttrpc-ts';
 import { isCode, KataError } from '../base/errors';
 import { encodePreamble, PreambleScanner } from '../base/serial-preamble';
 import { HealthDefinition } from '../gen/agent/health';
@@ -96,6 +96,39 @@ test('hybrid vsock: a refusal and an endless line are told as the last failure',
     t.after(peer.close);
     await assert.rejects(connectAgent(`hvsock://${peer.path}:1`, { ...options, timeoutMs: 100 }), (error) => isCode(error, 'DeadlineExceeded') && text.test(String(error)));
   }
+});
+
+test('hybrid vsock: a VMM that says nothing to CONNECT is DeadlineExceeded, and the connection is given up', async (t) => {
+  let closed: () => void = () => undefined;
+  const givenUp = new Promise<void>((resolve) => { closed = resolve; });
+  const peer = await startRawPeer((socket) => {
+    socket.resume();
+    socket.once('close', closed);
+  });
+  t.after(peer.close);
+  await assert.rejects(connectAgent(`hvsock://${peer.path}:1`, { ...options, timeoutMs: 150 }), (error) => isCode(error, 'DeadlineExceeded') && /dial_timeout/.test(String(error)));
+  await givenUp;
+});
+
+test('hybrid vsock: bytes of the guest that come in one piece with the answer to CONNECT are not lost', async (t) => {
+  const server = healthServer(t);
+  // Were the first part of the frame lost, what follows would be read as a header.
+  const peer = await startRawPeer((socket) => {
+    socket.once('data', (head) => {
+      const [line = '', rest = ''] = head.toString('latin1').split('\n');
+      assert.equal(`${line}|${rest}`, 'CONNECT 7|');
+      const early = encodeFrame(99, 2, 0, Buffer.from('of a stream that nobody has'));
+      socket.write(Buffer.concat([Buffer.from('OK 1\n'), early.subarray(0, 5)]));
+      setImmediate(() => {
+        socket.write(early.subarray(5));
+        server.handleConnection(socket);
+      });
+    });
+  });
+  t.after(peer.close);
+  const client = await connectAgent(`hvsock://${peer.path}:7`, options);
+  await client.check();
+  client.close();
 });
 
 /** The guest's side of the serial channel: bytes of old connections are there, the first preamble may get lost. */

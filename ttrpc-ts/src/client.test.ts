@@ -183,6 +183,28 @@ test('close sends what is queued before it ends the connection', async (t) => {
   await client.closed;
 });
 
+test('close does not wait for ever for a peer that does not read', async (t) => {
+  const { client, peer, echo } = await start(t);
+  peer.socket.pause();
+  const pending = [...Array(40).keys()].map(() => assert.rejects(echo('x'.repeat(100_000)), { code: 'Unavailable' }));
+  await new Promise((resolve) => setImmediate(resolve));
+  const began = performance.now();
+  client.close();
+  await client.closed;
+  await Promise.all(pending);
+  assert.ok(performance.now() - began < 10_000);
+});
+
+test('a connection whose ids are used up says so, and what is under way goes on', async (t) => {
+  const { client, peer, echo } = await start(t);
+  Object.assign(client, { nextStreamId: 0xffff_ffff });
+  const last = echo('last');
+  assert.equal((await peer.next()).streamId, 0xffff_ffff);
+  await assert.rejects(echo('one more'), { code: 'Unavailable', message: /used up/ });
+  peer.send(ok(0xffff_ffff, 'done'));
+  assert.equal(await last, 'done');
+});
+
 test('frames of one tick leave in one write, each in one buffer', async () => {
   const batches: number[] = [];
   const duplex = new Duplex({

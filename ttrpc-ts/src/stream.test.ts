@@ -230,6 +230,27 @@ test('a stream that nobody reads fails after a second and the connection goes on
   assert.equal(client.activeCalls, 0);
 });
 
+test('few messages that are large fill the window too', async (t) => {
+  const [left, right] = await socketPair(t);
+  const client = new TtrpcClient(left);
+  t.after(() => client.close());
+  const peer = new RawPeer(right);
+  const stream = client.stream(service, 'List', methods.List, 'many');
+  await peer.next();
+  peer.send(...Array.from({ length: 6 }, () => encodeFrame(1, 3, 0, Buffer.alloc(1 << 20, 'x'))));
+  const got: string[] = [];
+  await assert.rejects(
+    (async () => {
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      for (let item = await stream.receive(); item !== undefined; item = await stream.receive()) {
+        got.push(item);
+      }
+    })(),
+    { code: 'ResourceExhausted' },
+  );
+  assert.equal(client.activeCalls, 0);
+});
+
 test('a server stream that the handler does not read is refused after a second', async (t) => {
   const { path, server } = await serve(t, () => new Promise(() => undefined));
   const peer = new RawPeer(await dial(path));
