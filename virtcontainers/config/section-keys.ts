@@ -68,7 +68,7 @@ export const RUNTIME_KEYS: readonly KeySpec[] = [
       choices: ['shared-fs', 'block-encrypted', 'block-plain'],
       refusal: { values: ['block-encrypted'], why: 'emptyDir volumes would not be encrypted: not supported', hint: 'use emptydir_mode = "shared-fs"' },
     }),
-    defineKey('dan_conf', 'string', '', 'folder of directly attached networks', { default: '/run/kata-containers/dans' }),
+    defineKey('dan_conf', 'string', '', 'folder of directly attached networks; a sandbox that has a file there is refused', { default: '/run/kata-containers/dans' }),
     defineKey('pod_resource_api_sock', 'string', '', 'kubelet socket for cold plug'),
     defineKey('kubelet_root_dir', 'string', '', 'root folder of the kubelet', { default: '/var/lib/kubelet' }),
   ]),
@@ -90,7 +90,7 @@ const AGENT: Fields<AgentConfig> = {
 const RUNTIME: Fields<RuntimeSection> = {
   enableDebug: true, internetworkingModel: true, disableGuestSeccomp: true, enableTracing: true, disableNewNetns: true,
   sandboxCgroupOnly: true, staticSandboxResourceMgmt: true, sandboxBindMounts: true, vfioMode: true, disableGuestEmptyDir: true,
-  experimental: true, enablePprof: true, createContainerTimeout: true,
+  experimental: true, enablePprof: true, createContainerTimeout: true, danConf: true,
 };
 export const FACTORY_FIELDS: ReadonlySet<string> = new Set(Object.keys(FACTORY));
 export const AGENT_FIELDS: ReadonlySet<string> = new Set(Object.keys(AGENT));

@@ -144,6 +144,8 @@ export interface RuntimeSection {
   readonly enablePprof: boolean;
   /** Seconds. */
   readonly createContainerTimeout: number;
+  /** Folder of directly attached networks; '' for none. */
+  readonly danConf: string;
   readonly other: Readonly<Record<string, unknown>>;
 }
 

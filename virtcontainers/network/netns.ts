@@ -1,5 +1,6 @@
 /** The network namespace of a sandbox. */
-import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { errnoOf, KataError } from '../../base/errors';
 import type { OciSpec } from '../../base/oci-spec';
 import type { UndoStack } from '../../base/undo';
@@ -24,6 +25,19 @@ function isNetns(path: string, fd: number): boolean {
     return /^pos:/m.test(readFileSync(`/proc/self/fdinfo/${String(fd)}`, 'utf8')) && statSync(path).dev === statSync('/proc/self/ns/net').dev;
   } catch {
     return false;
+  }
+}
+
+/**
+ * Unimplemented for a sandbox for which `folder` (`dan_conf`) holds a directly attached network, `<id>.json`: without it the
+ * pod would run cut off, and nobody would see why.
+ */
+export function refuseDirectNetwork(folder: string, sandboxId: string): void {
+  const path = join(folder, `${sandboxId}.json`);
+  if (folder !== '' && existsSync(path)) {
+    throw new KataError('Unimplemented', `attach the network of ${path} to sandbox "${sandboxId}": directly attached networks are not supported yet`, {
+      hint: 'remove the file (folder: dan_conf in [runtime]) if the pod can do without',
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 /** Keys whose effect is in how sandboxes and containers are made: from the text of the file to what VM, agent and host see. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { describeError } from '../../base/errors';
@@ -207,5 +208,18 @@ test('every key outside of the hypervisor that is called honoured has a test of 
     const key = name.split('.')[1] ?? '';
     const field = key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
     assert.match(readFileSync(join(__dirname, '../..', file), 'utf8'), new RegExp(`${key}|\\b${field}\\b`), `${file} does not name ${key}`);
+  }
+});
+
+test('dan_conf: a sandbox that has a network there is refused with the file, others are not', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'kata-ts-dans-'));
+  try {
+    const id = world.request({}).id;
+    writeFileSync(join(folder, `${id}.json`), '{}');
+    await assert.rejects(create('', `[runtime]\ndan_conf = "${folder}"`), { code: 'Unimplemented', message: new RegExp(`${folder}/${id}\\.json.*not supported yet`) });
+    renameSync(join(folder, `${id}.json`), join(folder, 'another.json'));
+    await create('', `[runtime]\ndan_conf = "${folder}"`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 });

@@ -14,7 +14,7 @@ import { sharePaths } from '../fs-share/paths';
 import { FsShare } from '../fs-share/share';
 import type { SharedFolder, Vm, VmState } from '../hypervisor/types';
 import { runHooks } from '../network/hooks';
-import { openNetns, type SandboxNetns } from '../network/netns';
+import { openNetns, refuseDirectNetwork, type SandboxNetns } from '../network/netns';
 import type { OwnState, PersistedContainer } from '../persist/document';
 import { SandboxStore } from '../persist/store';
 import { shareFor, vmSpecFor } from '../vm/spec';
@@ -118,6 +118,7 @@ interface HostSide {
 /** What the VM needs to be there before it starts. */
 async function prepareHost(undo: UndoStack, request: SandboxRequest, deps: SandboxDeps, phases: Phases): Promise<HostSide> {
   const { config, container } = request;
+  refuseDirectNetwork(config.runtime.danConf, request.id);
   const netns = await phases.time('netns', () => openNetns(undo, container.spec, config.runtime.disableNewNetns));
   const driver = await phases.time('driver', () => deps.driverFor(config.hypervisor.type));
   const capabilities = driver.capabilities(config.hypervisor);

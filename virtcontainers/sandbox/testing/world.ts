@@ -83,7 +83,7 @@ const HYPERVISOR = {
 };
 const RUNTIME = {
   disableNewNetns: false, sandboxBindMounts: [], disableGuestEmptyDir: false, sandboxCgroupOnly: false, disableGuestSeccomp: true,
-  staticSandboxResourceMgmt: false, vfioMode: 'guest-kernel', createContainerTimeout: 60,
+  staticSandboxResourceMgmt: false, vfioMode: 'guest-kernel', createContainerTimeout: 60, danConf: '',
 };
 
 export class World {
