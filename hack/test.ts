@@ -40,7 +40,6 @@ const NOT_FROM_A_FACTORY: Readonly<Record<string, string>> = {
   install: 'which files are where, and which version a pod runs',
   'monitor-metrics': 'turns the factory on itself, as all factory-* do',
   'monitor-page': 'a page over the metrics that cli looks at',
-  rpc: 'drives the shim itself, without a configuration that turns a factory on',
   streams: 'the mock hypervisor',
 };
 

@@ -6,24 +6,29 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { OciSpec } from '../../base/oci-spec';
 import { Status } from '../../gen/containerd/types/process';
+import { FactoryMode } from '../support/factory-mode';
 import { configText } from '../support/host';
 import { leftOf } from '../support/leaks';
 import { busyboxRootfs, defaultSpec, ShimDriver, TaskClient } from '../support/shim-driver';
+import { endAll } from '../support/suite';
 
 const WAIT_MS = 60_000;
 const HYPERVISOR = process.env['KATA_TEST_HYPERVISOR'] === 'mock' ? 'mock' : 'qemu';
+const mode = HYPERVISOR === 'qemu' ? FactoryMode.fromEnv() : undefined;
 let scratch: string;
 let config: string;
 
-before(() => {
+before(async () => {
   scratch = mkdtempSync(join(tmpdir(), 'kata-ts-rpc-'));
   config = join(scratch, 'configuration.toml');
-  writeFileSync(config, configText(HYPERVISOR, HYPERVISOR === 'qemu' ? { hypervisor: { default_memory: '512' } } : {}));
+  const factory = mode === undefined ? {} : { factory: mode.keys };
+  writeFileSync(config, configText(HYPERVISOR, HYPERVISOR === 'qemu' ? { hypervisor: { default_memory: '512' }, ...factory } : {}));
+  await mode?.begin(config);
   busyboxRootfs(join(scratch, 'rootfs'));
 });
 
-after(() => {
-  rmSync(scratch, { recursive: true, force: true });
+after(async () => {
+  await endAll(() => mode?.end(config, ''), () => rmSync(scratch, { recursive: true, force: true }));
 });
 
 type Change = (spec: OciSpec) => OciSpec | string | undefined;
@@ -32,6 +37,7 @@ type Change = (spec: OciSpec) => OciSpec | string | undefined;
 async function withShim(name: string, args: readonly string[], work: (shim: ShimDriver) => Promise<void>, change: Change = (spec) => spec): Promise<void> {
   const id = `${name}-${String(process.pid)}`;
   const shim = new ShimDriver(id, scratch, { config });
+  await mode?.ready();
   try {
     await shim.start(change(defaultSpec(args, join(scratch, 'rootfs'))));
     await work(shim);
