@@ -127,7 +127,8 @@ for (const version of CONTAINERD_HOSTS) {
     test('stats of one container and of all', async () => {
       const { stats } = await h.cri.call('containerStats', { containerId: web });
       assert.equal(stats?.attributes?.metadata?.name, 'web');
-      assert.ok((stats.cpu?.usageCoreNanoSeconds?.value ?? 0n) > 0n && (stats.memory?.workingSetBytes?.value ?? 0n) > 0n);
+      const [cpu = 0n, memory = 0n] = [stats.cpu?.usageCoreNanoSeconds?.value, stats.memory?.workingSetBytes?.value];
+      assert.ok(cpu > 0n && memory > 0n, `CPU ${String(cpu)} ns, working set ${String(memory)} bytes`);
       const all = await h.cri.call('listContainerStats', {});
       assert.deepEqual(all.stats.map((one) => one.attributes?.metadata?.name).sort(), ['side', 'web']);
     });

@@ -40,11 +40,26 @@ function hugetlb(read: ReadV2): Map<string, HugetlbStats> {
   return stats;
 }
 
+/**
+ * memory.stat may be two seconds old, memory.current is of now. Files whose pages have gone meanwhile would leave a working
+ * set (usage less inactive file memory) of zero, which those who watch pods take for one that has ended: there is no more
+ * inactive file memory than usage leaves beside what is no file.
+ */
+function boundInactiveFile(memory: Map<string, bigint>, usage: bigint): void {
+  const inactive = memory.get('inactive_file');
+  const others = (memory.get('anon') ?? 0n) + (memory.get('kernel') ?? 0n);
+  const most = usage > others ? usage - others : 0n;
+  if (inactive !== undefined && inactive > most) {
+    memory.set('inactive_file', most);
+  }
+}
+
 function memoryStats(read: ReadV2): NonNullable<CgroupStats['memoryStats']> {
   const memory = toTable(read('memory.stat'));
   const events = toTable(read('memory.events'));
   const limit = toCounter(read('memory.max'), NO_LIMIT);
   const usage = toCounter(read('memory.current'));
+  boundInactiveFile(memory, usage);
   const swap = toCounter(read('memory.swap.current'));
   const swapLimit = toCounter(read('memory.swap.max'), NO_LIMIT);
   const named = Object.entries(V1_NAMES).flatMap(([name, key]): [string, bigint][] => {

@@ -28,6 +28,12 @@ test('figures of the unified hierarchy, in the names and units of v1', () => {
   assert.deepEqual(stats.hugetlbStats.get('2MB'), { usage: 2097152n, maxUsage: 0n, failcnt: 5n });
 });
 
+test('pages that have gone since memory.stat was counted do not make the working set zero', () => {
+  const inactive = (current: string): bigint | undefined =>
+    statsV2((file) => ({ 'memory.current': current, 'memory.stat': 'anon 200\nfile 5000\nkernel 100\ninactive_file 4000' })[file]).memoryStats?.stats.get('total_inactive_file');
+  assert.deepEqual(['5300', '4300', '900', '300', '250', '0'].map(inactive), [4000n, 4000n, 600n, 0n, 0n, 0n]);
+});
+
 const V1: Readonly<Record<string, string>> = {
   'cpuacct/cpuacct.usage': '123456', 'cpuacct/cpuacct.usage_percpu': '100000 23456 ', 'cpuacct/cpuacct.stat': 'user 5\nsystem 2',
   'cpu/cpu.stat': 'nr_periods 0\nnr_throttled 0\nthrottled_time 0',
