@@ -2,16 +2,9 @@
 import { KataError } from '../base/errors';
 import type { UndoStack } from '../base/undo';
 import type { PauseControl, Vm, VmSpec } from '../virtcontainers/hypervisor/types';
-import { dialTimeoutMs } from './ready';
+import { bootTimeoutMs, dialTimeoutMs } from '../virtcontainers/vm/time-outs';
 import type { FactoryDeps } from './types';
 import { warmUp } from './warm-up';
-
-const BOOT_KVM_MS = 10_000;
-const BOOT_TCG_MS = 60_000;
-
-export function bootTimeoutMs(vm: Vm, bootTimeoutSeconds: number): number {
-  return bootTimeoutSeconds > 0 ? bootTimeoutSeconds * 1000 : vm.facts().accelerator === 'kvm' ? BOOT_KVM_MS : BOOT_TCG_MS;
-}
 
 /**
  * A running VM whose agent has answered once and has no connection. The calls that every clone makes are made here, so

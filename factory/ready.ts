@@ -4,23 +4,17 @@ import { abortError } from '../base/deadline';
 import { describeError, isCode, KataError } from '../base/errors';
 import type { UndoStack } from '../base/undo';
 import type { Vm, VmSpec } from '../virtcontainers/hypervisor/types';
+import { dialTimeoutMs } from '../virtcontainers/vm/time-outs';
 import type { BaseVm, FactoryDeps } from './types';
 
 /** Upstream's amount. */
 const SEED_BYTES = 512;
-const DIAL_KVM_MS = 30_000;
-const DIAL_TCG_MS = 60_000;
 const MIB = 1048576n;
 /** So late may the guest's clock be; a second is promised. */
 const CLOCK_LATE_MS = 500;
 const MAX_CLOCK_TRIES = 3;
 
 export type OnAgentCall = NonNullable<ConnectOptions['onCall']>;
-
-/** How long the agent may take: a resumed one answers in a moment, but many may be resumed at once. */
-export function dialTimeoutMs(vm: Vm, dialTimeoutSeconds = 0): number {
-  return dialTimeoutSeconds > 0 ? dialTimeoutSeconds * 1000 : vm.facts().accelerator === 'kvm' ? DIAL_KVM_MS : DIAL_TCG_MS;
-}
 
 /** An agent that is connected while its VM is resumed; whichever fails ends the other. */
 export async function resumeAndConnect(vm: Vm, deps: FactoryDeps, options: ConnectOptions): Promise<AgentClient> {

@@ -5,7 +5,8 @@ import { describeError, KataError } from '../../base/errors';
 import { SHARE_TAG } from '../../agent-client/storage';
 import type { SharedFolder, VmSpec } from '../../virtcontainers/hypervisor/types';
 import { transferShare } from '../../virtcontainers/hypervisor/vm-folder';
-import { dialTimeoutMs, resumeAndConnect } from '../ready';
+import { dialTimeoutMs } from '../../virtcontainers/vm/time-outs';
+import { resumeAndConnect } from '../ready';
 import { warmUp } from '../warm-up';
 import type { BaseConfig, BaseFactory, BaseVm, FactoryDeps, StockedVm } from '../types';
 

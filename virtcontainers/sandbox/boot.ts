@@ -3,6 +3,7 @@ import type { AgentClient } from '../../agent-client/types';
 import { KataError } from '../../base/errors';
 import type { UndoStack } from '../../base/undo';
 import type { Vm, VmSpec, VmState } from '../hypervisor/types';
+import { bootTimeoutMs, dialTimeoutMs } from '../vm/time-outs';
 import type { SandboxDeps } from './deps';
 import { failureReport } from './failure-report';
 import type { GuestLink } from './link';
@@ -28,21 +29,6 @@ export interface BootedVm {
   readonly share?: FactoryVm['share'];
   /** Why the factory gave none. */
   readonly fallback?: string;
-}
-
-const BOOT_KVM_MS = 10_000;
-const BOOT_TCG_MS = 60_000;
-const DIAL_KVM_MS = 30_000;
-const DIAL_TCG_MS = 60_000;
-
-/** A configured time in seconds, or the default for the accelerator. */
-function timeOf(seconds: number, vm: Vm, kvmMs: number, tcgMs: number): number {
-  return seconds > 0 ? seconds * 1000 : vm.facts().accelerator === 'kvm' ? kvmMs : tcgMs;
-}
-
-/** How long an agent may take to be there, and once more to answer its first request. Milliseconds. */
-export function dialTimeoutMs(request: SandboxRequest, vm: Vm): number {
-  return timeOf(request.config.agent.dialTimeout, vm, DIAL_KVM_MS, DIAL_TCG_MS);
 }
 
 async function fromFactory(undo: UndoStack, context: BootContext): Promise<FactoryVm | FactoryFallback | undefined> {
@@ -72,7 +58,7 @@ async function launch(undo: UndoStack, context: BootContext): Promise<Vm> {
   let end = phases.begin('vm-launch');
   try {
     await vm.start({
-      timeoutMs: timeOf(request.config.hypervisor.bootTimeout, vm, BOOT_KVM_MS, BOOT_TCG_MS),
+      timeoutMs: bootTimeoutMs(vm, request.config.hypervisor.bootTimeout),
       signal: link.signal,
       onLaunched: (state) => {
         end();
@@ -89,7 +75,7 @@ async function launch(undo: UndoStack, context: BootContext): Promise<Vm> {
 
 async function connect(undo: UndoStack, context: BootContext, vm: Vm): Promise<AgentClient> {
   const { request, deps, link, phases } = context;
-  const timeoutMs = dialTimeoutMs(request, vm);
+  const timeoutMs = dialTimeoutMs(vm, request.config.agent.dialTimeout);
   const { observer } = request;
   const began = performance.now();
   try {

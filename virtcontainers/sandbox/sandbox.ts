@@ -18,7 +18,8 @@ import { openNetns, refuseDirectNetwork, type SandboxNetns } from '../network/ne
 import type { OwnState, PersistedContainer } from '../persist/document';
 import { SandboxStore } from '../persist/store';
 import { shareFor, vmSpecFor } from '../vm/spec';
-import { bootVm, dialTimeoutMs, type BootedVm } from './boot';
+import { dialTimeoutMs } from '../vm/time-outs';
+import { bootVm, type BootedVm } from './boot';
 import { DEFAULT_DEPS, type SandboxDeps } from './deps';
 import { failureReport } from './failure-report';
 import { setUpGuest } from './guest-setup';
@@ -264,7 +265,7 @@ async function finish(request: SandboxRequest, draft: Draft, link: GuestLink, si
     });
   }
   const details = await phases.time('create-sandbox', () =>
-    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, answerTimeoutMs: dialTimeoutMs(request, booted.vm), known: booted.source !== 'direct' }),
+    setUpGuest(booted.agent, request, { share: side.folder, shmSizeBytes: side.prepare.shmSizeBytes, dns, answerTimeoutMs: dialTimeoutMs(booted.vm, config.agent.dialTimeout), known: booted.source !== 'direct' }),
   );
   const sandbox = new GuestSandbox({
     id: request.id, config, logger, observer, link, phases, undo,
