@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { encodeFrame, serviceFromTsProto, TtrpcServer } from 'ttrpc-ts';
+import { defer } from '../base/deadline';
 import { isCode, KataError } from '../base/errors';
 import { encodePreamble, PreambleScanner } from '../base/serial-preamble';
 import { HealthDefinition } from '../gen/agent/health';
@@ -98,18 +99,6 @@ test('hybrid vsock: a refusal and an endless line are told as the last failure',
   }
 });
 
-test('hybrid vsock: a VMM that says nothing to CONNECT is DeadlineExceeded, and the connection is given up', async (t) => {
-  let closed: () => void = () => undefined;
-  const givenUp = new Promise<void>((resolve) => { closed = resolve; });
-  const peer = await startRawPeer((socket) => {
-    socket.resume();
-    socket.once('close', closed);
-  });
-  t.after(peer.close);
-  await assert.rejects(connectAgent(`hvsock://${peer.path}:1`, { ...options, timeoutMs: 150 }), (error) => isCode(error, 'DeadlineExceeded') && /dial_timeout/.test(String(error)));
-  await givenUp;
-});
-
 test('hybrid vsock: bytes of the guest that come in one piece with the answer to CONNECT are not lost', async (t) => {
   const server = healthServer(t);
   // Were the first part of the frame lost, what follows would be read as a header.
@@ -179,18 +168,20 @@ test('serial: a preamble that got lost is sent again, on the same connection', a
   assert.equal(connections, 1);
 });
 
-test('serial: a guest that never answers is DeadlineExceeded, and the connection is given up', async (t) => {
-  const closed = new Promise<void>((resolve) => {
-    void startRawPeer((socket) => {
+for (const [what, url] of [['hybrid vsock: a VMM that says nothing to CONNECT', (path: string) => `hvsock://${path}:1`], ['serial: a guest that never answers', (path: string) => `serial://${path}`]] as const) {
+  test(`${what} is DeadlineExceeded, and the connection is given up`, async (t) => {
+    const closed = defer<undefined>();
+    const peer = await startRawPeer((socket) => {
       socket.resume();
-      socket.on('close', () => resolve());
-    }).then(async (peer) => {
-      t.after(peer.close);
-      await assert.rejects(connectAgent(`serial://${peer.path}`, { ...options, timeoutMs: 150 }), (error) => isCode(error, 'DeadlineExceeded'));
+      socket.once('close', () => {
+        closed.resolve(undefined);
+      });
     });
+    t.after(peer.close);
+    await assert.rejects(connectAgent(url(peer.path), { ...options, timeoutMs: 150 }), (error) => isCode(error, 'DeadlineExceeded') && /dial_timeout/.test(String(error)));
+    await closed.promise;
   });
-  await closed;
-});
+}
 
 test('no connection is left after failed attempts', async (t) => {
   const server = createServer((socket) => socket.destroy());
