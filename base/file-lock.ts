@@ -22,13 +22,13 @@ export class FileLock {
   /** The lock if nobody holds it against us; its folder is made. */
   static tryTake(path: string, mode: 'shared' | 'exclusive'): FileLock | undefined {
     for (;;) {
-      mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       let fd: number;
       try {
         fd = openSync(path, 'a', 0o600);
       } catch (reason) {
         if (errnoOf(reason) === 'ENOENT') {
-          continue; // The folder was removed between the two calls.
+          mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+          continue;
         }
         throw KataError.from(reason, `open lock ${path}`);
       }

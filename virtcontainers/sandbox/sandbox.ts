@@ -1,6 +1,6 @@
 /**
  * Makes sandboxes: the VM boots while the host's side is prepared, then guest and first container are set up. What was
- * acquired is given back on every failure. Phases: state, queue, netns, share, [factory | vm-launch, vm-boot, agent-connect]
+ * acquired is given back on every failure. Phases: state, netns, share, queue, [factory | vm-launch, vm-boot, agent-connect]
  * beside {rootfs, cgroup}, then create-sandbox, hooks, create-container.
  */
 import { processStartTime } from '../../base/child';
@@ -300,10 +300,10 @@ export async function createSandbox(request: SandboxRequest, deps: SandboxDeps =
     let netns = '';
     draft = new Draft(request, store, () => netns);
     draft.save();
+    const side = await prepareHost(undo, request, deps, phases);
+    netns = side.netns.path;
     const leave = await phases.time('queue', () => enterStartGate({ folder: deps.roots.starts, logger: request.logger, signal: link.signal }));
     try {
-      const side = await prepareHost(undo, request, deps, phases);
-      netns = side.netns.path;
       return await setUp(undo, request, deps, draft, link, side, phases);
     } finally {
       leave();

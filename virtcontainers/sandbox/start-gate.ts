@@ -1,7 +1,7 @@
 /**
  * Lets only as many sandboxes of a host start at once as its processors can serve. A start is processor work, under
  * emulation above all: with more at once each takes longer than its share, and the last ones run into their deadlines. The others
- * wait before anything of theirs runs, so that none of their deadlines has begun.
+ * wait before anything of theirs runs, but after what they ask for was looked at, so that none of their deadlines has begun.
  */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';

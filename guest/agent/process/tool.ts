@@ -1,5 +1,5 @@
 import { spawn, type StdioOptions } from 'node:child_process';
-import { describeError, KataError } from '../../../base/errors';
+import { KataError } from '../../../base/errors';
 import { killProcess, spawnChild } from '../../../base/syscalls';
 import { log } from '../console-log';
 import { reaper } from './reaper';
@@ -96,15 +96,9 @@ export async function runTool(file: string, args: readonly string[], options: To
  */
 export async function runWith(fds: readonly [number, number, number], file: string, args: readonly string[], options: Pick<ToolOptions, 'timeoutMs' | 'argv0'>): Promise<number> {
   const startedMs = performance.now();
+  const pid = spawnChild(file, [options.argv0 ?? file, ...args], fds);
+  const spawnedMs = performance.now();
   return new Promise((resolve, reject) => {
-    let pid: number;
-    try {
-      pid = spawnChild(file, [options.argv0 ?? file, ...args], fds);
-    } catch (reason) {
-      reject(KataError.from(reason, describeError(reason)));
-      return;
-    }
-    const spawnedMs = performance.now();
     let isTimedOut = false;
     const timer = setTimeout(() => {
       isTimedOut = true;
